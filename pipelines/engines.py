@@ -1,0 +1,71 @@
+"""Engines: where a Beam graph runs.
+
+Every job builds its graph as a function of a `beam.Pipeline` and hands it to `run_graph`. The in-process engine is Beam's
+`FnApiRunner` with in-memory workers, which suits JAX: one process owns the devices. It is named outright since
+`DirectRunner` first tries to download another runner. Any other runner Beam knows is chosen by name, with its own
+options passed through, and needs a file system that its workers share.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from .. import GlimmerError, UsageError
+
+IN_PROCESS = "in-process"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A runner's name (`in-process`, or one of Beam's) and the Beam options to give it, as `--name=value` strings."""
+
+    runner: str = IN_PROCESS
+    options: Sequence[str] = ()
+
+
+def run_graph(build: Callable[[beam.Pipeline], None], engine: Engine) -> None:
+    """Builds a graph and runs it to its end.
+
+    Raises the `GlimmerError` that a step raised, as it was, or a `UsageError` naming a runner that does not exist.
+    """
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    options = PipelineOptions(list(engine.options), save_main_session=False)
+    runner: object
+    if engine.runner == IN_PROCESS:
+        runner = FnApiRunner()
+    else:
+        try:
+            runner = beam.runners.create_runner(engine.runner)
+        except (ValueError, ImportError, AttributeError) as error:
+            raise UsageError(
+                f"runner {engine.runner!r} is not available: {error}; use --runner {IN_PROCESS} or a runner of Beam's"
+            ) from error
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    build(pipeline)
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        raise _original(error) from error
+
+
+def _original(error: BaseException) -> BaseException:
+    """The error a step raised: in-memory workers rethrow it wrapped, with our own type as cause or in the text."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, GlimmerError):
+            return _unwrapped(seen)
+        seen = seen.__cause__ or seen.__context__
+    return error
+
+
+def _unwrapped(error: GlimmerError) -> GlimmerError:
+    """Beam appends ` [while running 'Step']` to a step's error message; users need the step's own words."""
+    text = str(error)
+    mark = text.find(" [while running ")
+    return type(error)(text[:mark]) if mark >= 0 else error
