@@ -1,0 +1,331 @@
+"""The plan: sources into passages with tokens and ids, numbered row by row, one text shard after another.
+
+This is the first stage of an encode job and the whole of a dry run. It streams: an article is read, cut, tokenised
+and written, then forgotten; memory does not grow with the corpus. Tokenising runs in a thread of its own, beside
+reading and cutting, so a tokenizer that releases the interpreter lock keeps the other core busy. The same input gives
+the same rows in the same shards, byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import InputError, UsageError
+from ..storage.passage import SHARD_ROWS, Passage, content_hash
+from .passages import DEFAULT_WORDS, PassageDraft, cut_article, passage_id, split_draft
+from .rejects import Rejection, RejectLog, snippet
+from .sources import read_articles
+from .sources.article import blank
+
+Tokens = npt.NDArray[np.int32]
+Tokenise = Callable[[Sequence[tuple[str, str]]], Sequence[Tokens]]
+"""(title, text) pairs -> the encoder's exact input of each, int32 [n], special tokens included, not truncated."""
+
+_BATCH: Final = 1024  # passages tokenised at once
+_AHEAD: Final = 2  # batches being tokenised while the next is cut
+_PROGRESS_SECONDS: Final = 0.1
+
+
+class TextWriter(Protocol):
+    """Where the plan puts its shards; `storage.writer.SegmentWriter` is one."""
+
+    def write_text(self, shard: int, passages: Sequence[Passage]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanProgress:
+    """How far a plan is: `share` of the source bytes read (0 to 1), and counts so far."""
+
+    share: float
+    articles: int
+    passages: int
+    tokens: int
+    rejected: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSummary:
+    """What a plan made.
+
+    Attributes:
+        articles, paragraphs, blank_paragraphs: articles that gave passages, and the paragraphs in them; blank ones hold
+            nothing to store.
+        passages, shards: rows, and text shards of 1,024 of them.
+        split_passages: rows that came of cutting a passage that overflowed the window.
+        tokens, characters: in all passages; special tokens included.
+        lengths: `lengths[n]` passages have n tokens, n from 0 to the window.
+        rejected: records set aside, by reason.
+        seconds: wall time.
+    """
+
+    articles: int
+    paragraphs: int
+    blank_paragraphs: int
+    passages: int
+    shards: int
+    split_passages: int
+    tokens: int
+    characters: int
+    lengths: list[int]
+    rejected: dict[str, int]
+    seconds: float
+
+    @property
+    def window(self) -> int:
+        """The window it was planned for, in tokens."""
+        return len(self.lengths) - 1
+
+    def buckets(self, edges: Sequence[int]) -> dict[int, int]:
+        """Passages by length bucket: edge -> passages longer than the edge before and at most this one.
+
+        `edges` ascend, and the last is at least the longest passage; raises UsageError otherwise.
+        """
+        bounds = [0, *edges]
+        if any(a >= b for a, b in zip(bounds, edges, strict=False)) or any(self.lengths[bounds[-1] + 1 :]):
+            raise UsageError(f"length buckets {list(edges)} do not ascend to the longest passage")
+        return {b: sum(self.lengths[a + 1 : b + 1]) for a, b in zip(bounds, edges, strict=False)}
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> PlanSummary:
+        """The summary `to_json` wrote. Raises InputError where a field is missing or unknown."""
+        if set(values) != {f.name for f in fields(cls)}:
+            raise InputError("not a plan summary of this version; plan the job again")
+        return cls(**values)
+
+
+def plan(
+    *,
+    sources: Sequence[str | os.PathLike[str]],
+    tokenise: Tokenise,
+    window: int,
+    writer: TextWriter | None = None,
+    passage_words: int = DEFAULT_WORDS,
+    format: str | None = None,
+    strict: bool = False,
+    rejects_path: str | os.PathLike[str] | None = None,
+    progress: Callable[[PlanProgress], None] | None = None,
+) -> PlanSummary:
+    """Cut `sources` into passages and write them, shard by shard.
+
+    Args:
+        sources: as `sources.read_articles` takes them; articles keep that order, and so do rows.
+        tokenise: called from one thread, about a thousand passages at a time.
+        window: most tokens a passage may have; longer passages are split, never truncated.
+        writer: gets shard 0, 1, …, each of 1,024 passages but the last; None counts only (a dry run).
+        passage_words: words aimed at in a passage.
+        format: one of `sources.FORMATS`, or None to tell it from content.
+        strict: stop at the first record that cannot be used instead of setting it aside.
+        rejects_path: JSON-lines file for records set aside; None counts them only.
+        progress: called about ten times a second.
+
+    Raises InputError for sources that cannot be read, or have no usable article at all, UsageError for settings that
+    make no sense, StorageError where files cannot be written.
+    """
+    if passage_words < 1 or window < 1:
+        raise UsageError(f"passages of {passage_words} words in a window of {window} tokens: both must be at least 1")
+    begun = time.monotonic()
+    reported = 0.0
+    share = 0.0
+
+    def advance(now: float) -> None:
+        nonlocal share
+        share = now
+
+    with RejectLog(rejects_path, strict=strict) as rejects, ThreadPoolExecutor(1, "tokenise") as tokenising:
+        rows = _Rows(writer, window)
+        pending: deque[Future[list[_Fitted]]] = deque()
+        drafts = _drafts(read_articles(sources, format=format, advance=advance), rejects, passage_words)
+        for batch in _batches(drafts, _BATCH):
+            pending.append(tokenising.submit(_fit, batch, tokenise, window))
+            if len(pending) > _AHEAD:
+                rows.add(pending.popleft().result(), rejects)
+            if progress is not None and (now := time.monotonic()) - reported >= _PROGRESS_SECONDS:
+                reported = now
+                progress(rows.progress(share, rejects))
+        while pending:
+            rows.add(pending.popleft().result(), rejects)
+        rows.finish()
+        if progress is not None:
+            progress(rows.progress(1.0, rejects))
+    if not rows.passages:
+        where = f"; see {rejects.path}" if rejects.path else ""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejects.counts.items()))
+        raise InputError(f"{', '.join(map(str, sources))}: no article can be used ({reasons or 'no records'}){where}")
+    return rows.summary(dict(sorted(rejects.counts.items())), time.monotonic() - begun)
+
+
+class _Fitted:
+    """What became of one draft: passages that fit, with tokens, or why there are none."""
+
+    __slots__ = ("pieces", "rejections", "split")
+
+    def __init__(self, pieces: list[tuple[PassageDraft, Tokens]], rejections: list[Rejection], split: bool) -> None:
+        self.pieces = pieces
+        self.rejections = rejections
+        self.split = split
+
+
+def _drafts(
+    records: Iterable[Any],
+    rejects: RejectLog,
+    words: int,
+) -> Iterator[PassageDraft]:
+    for record in records:
+        if isinstance(record, Rejection):
+            rejects.add(record)
+        else:
+            yield from cut_article(record, words)
+
+
+def _batches(drafts: Iterable[PassageDraft], size: int) -> Iterator[list[PassageDraft]]:
+    batch: list[PassageDraft] = []
+    for draft in drafts:
+        batch.append(draft)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _fit(drafts: Sequence[PassageDraft], tokenise: Tokenise, window: int) -> list[_Fitted]:
+    """Tokens of each draft, drafts that overflow the window cut until every piece fits."""
+    tokens = tokenise([(d.article.title, d.text) for d in drafts])
+    fitted: list[_Fitted] = []
+    for draft, ids in zip(drafts, tokens, strict=True):
+        if len(ids) <= window:
+            fitted.append(_Fitted([(draft, ids)], [], False))
+        else:
+            fitted.append(_fit_long(draft, len(ids), tokenise, window))
+    return fitted
+
+
+def _fit_long(draft: PassageDraft, length: int, tokenise: Tokenise, window: int) -> _Fitted:
+    title = draft.article.title
+    frame = len(tokenise([(title, "")])[0])
+    if frame >= window:
+        detail = f"the title alone takes {frame} tokens of a window of {window}"
+        return _Fitted([], [Rejection(draft.article.place, "title_too_long", detail, snippet(title))], True)
+    parts = split_draft(draft, max(2, -(-(length - frame) // (window - frame))))
+    if len(parts) == 1:
+        detail = f"a single character takes {length} tokens with its title, in a window of {window}"
+        return _Fitted([], [Rejection(draft.article.place, "character_too_long", detail, snippet(draft.text))], True)
+    pieces: list[tuple[PassageDraft, Tokens]] = []
+    rejections: list[Rejection] = []
+    for part in _fit(parts, tokenise, window):
+        pieces += part.pieces
+        rejections += part.rejections
+    return _Fitted(pieces, rejections, True)
+
+
+class _Rows:
+    """Numbers passages, gives them their ids, hands full shards to the writer and counts."""
+
+    def __init__(self, writer: TextWriter | None, window: int) -> None:
+        self._writer = writer
+        self._shard: list[Passage] = []
+        self._place = ""
+        self._refused = ""
+        self._repeats: Counter[str] = Counter()
+        self._lengths = np.zeros(window + 1, np.int64)
+        self.articles = self.paragraphs = self.blank_paragraphs = 0
+        self.passages = self.shards = self.split_passages = self.tokens = self.characters = 0
+
+    def add(self, fitted: Sequence[_Fitted], rejects: RejectLog) -> None:
+        counts = []
+        for item in fitted:
+            for rejection in item.rejections:
+                self._refuse(rejection, rejects)
+            if item.split:
+                self.split_passages += len(item.pieces)
+            for draft, ids in item.pieces:
+                self._add(draft, ids)
+                counts.append(len(ids))
+        self._lengths += np.bincount(np.array(counts, np.int64), minlength=len(self._lengths))
+
+    def _refuse(self, rejection: Rejection, rejects: RejectLog) -> None:
+        """A title too long for the window spoils every passage of its article; it is one rejected record."""
+        if rejection.reason == "title_too_long":
+            if rejection.place == self._refused:
+                return
+            self._refused = rejection.place
+        rejects.add(rejection)
+
+    def _add(self, draft: PassageDraft, ids: Tokens) -> None:
+        article, text = draft.article, draft.text
+        if article.place != self._place:
+            self._place = article.place
+            self._repeats.clear()
+            self.articles += 1
+            self.paragraphs += len(article.paragraphs)
+            self.blank_paragraphs += sum(map(blank, article.paragraphs))
+        occurrence = self._repeats[text]
+        self._repeats[text] = occurrence + 1
+        self.passages += 1
+        self.tokens += len(ids)
+        self.characters += len(text)
+        if self._writer is None:
+            return
+        self._shard.append(
+            Passage(
+                passage_id=passage_id(article.article_id, article.title, text, occurrence),
+                article_id=article.article_id,
+                title=article.title,
+                text=text,
+                start_paragraph_id=draft.start_paragraph_id,
+                start_character=draft.start_character,
+                end_paragraph_id=draft.end_paragraph_id,
+                end_character=draft.end_character,
+                content_hash=content_hash(article.title, text),
+                tokens=ids,
+            )
+        )
+        if len(self._shard) == SHARD_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._writer is not None:
+            self._writer.write_text(self.shards, self._shard)
+        self.shards += 1
+        self._shard = []
+
+    def finish(self) -> None:
+        if self._shard:
+            self._flush()
+
+    def progress(self, share: float, rejects: RejectLog) -> PlanProgress:
+        return PlanProgress(
+            share=min(share, 1.0),
+            articles=self.articles,
+            passages=self.passages,
+            tokens=self.tokens,
+            rejected=sum(rejects.counts.values()),
+        )
+
+    def summary(self, rejected: dict[str, int], seconds: float) -> PlanSummary:
+        return PlanSummary(
+            articles=self.articles,
+            paragraphs=self.paragraphs,
+            blank_paragraphs=self.blank_paragraphs,
+            passages=self.passages,
+            shards=-(-self.passages // SHARD_ROWS),
+            split_passages=self.split_passages,
+            tokens=self.tokens,
+            characters=self.characters,
+            lengths=self._lengths.tolist(),
+            rejected=rejected,
+            seconds=seconds,
+        )

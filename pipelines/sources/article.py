@@ -1,0 +1,134 @@
+"""The one shape every source is read into, and the checks all formats share.
+
+A reader turns bytes into `Article`s; what follows (cutting, hashing, encoding) never sees a format again. Field
+checks raise `RecordError` with the reason a rejection is counted under.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from ..rejects import RecordError, Rejection, snippet
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """One article as its source gives it.
+
+    `paragraphs[i]` is the original text of paragraph id `first_paragraph + i`, mark-up included: KILT counts its title
+    as paragraph 0, so bodies start at 1 everywhere. `place` is "file:line". `whole` marks a source that was cut into
+    passages by others (DPR, MS MARCO): the article is one passage unless it overflows the encoder's window.
+    """
+
+    article_id: str
+    title: str
+    paragraphs: list[str] = field(repr=False)
+    place: str
+    first_paragraph: int = 1
+    whole: bool = False
+
+
+Record = Article | Rejection
+Lines = Iterable[tuple[int, bytes]]
+
+
+def read_records(lines: Lines, name: str, parse: Callable[[bytes, str], Article]) -> Iterator[Record]:
+    """Parse each numbered line of the file `name`; a line that cannot be parsed comes out as a `Rejection`."""
+    for number, line in lines:
+        place = f"{name}:{number}"
+        try:
+            yield parse(line, place)
+        except RecordError as error:
+            yield Rejection(place, error.reason, error.detail, snippet(line))
+
+
+def parse_json(line: bytes) -> dict[str, Any]:
+    """One JSON object from one line, or RecordError: `broken_json`, `not_utf8`, `lone_surrogate`, `wrong_type`."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        decode(line)
+        reason = "lone_surrogate" if "surrogate" in str(error) else "broken_json"
+        raise RecordError(reason, f"not valid JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise RecordError("wrong_type", f"expected a JSON object, found {_kind(record)}")
+    return record
+
+
+def decode(line: bytes) -> str:
+    """UTF-8 text of one line, or RecordError `not_utf8`."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError("not_utf8", f"not valid UTF-8 at byte {error.start}") from error
+
+
+def text_field(record: dict[str, Any], name: str) -> str:
+    """A required string field."""
+    value = record.get(name)
+    if value is None:
+        raise RecordError("missing_field", f"field '{name}' is missing or null")
+    if not isinstance(value, str):
+        raise RecordError("wrong_type", f"field '{name}' is {_kind(value)}, expected a string")
+    return value
+
+
+def title_field(record: dict[str, Any], name: str) -> str:
+    """A title, folded to one line; absent, null or blank titles are the empty string."""
+    value = record.get(name)
+    return "" if value is None else clean_title(text_field(record, name))
+
+
+def id_field(record: dict[str, Any], *names: str) -> str:
+    """The article's id: the first of the fields `names` that is there, a non-blank string or an integer."""
+    for name in names:
+        value = record.get(name)
+        if value is None:
+            continue
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str):
+            raise RecordError("wrong_type", f"field '{name}' is {_kind(value)}, expected a string or an integer")
+        return clean_id(value, name)
+    raise RecordError("missing_field", f"field '{names[0]}' is missing or null")
+
+
+def clean_id(value: str, name: str = "id") -> str:
+    """An id without blanks around it; RecordError where nothing is left or a control character is inside."""
+    identifier = value.strip()
+    if not identifier:
+        raise RecordError("missing_field", f"field '{name}' is empty")
+    if not identifier.isprintable():
+        raise RecordError("wrong_type", f"field '{name}' holds a control character")
+    return identifier
+
+
+def clean_title(title: str) -> str:
+    """A title with runs of white space (and NUL) folded to single spaces."""
+    return " ".join(title.replace("\x00", " ").split())
+
+
+def need_text(paragraphs: list[str]) -> list[str]:
+    """`paragraphs` itself, or RecordError `empty_text` where all of them are blank."""
+    if not any(not blank(p) for p in paragraphs):
+        raise RecordError("empty_text", "the article has no text")
+    return paragraphs
+
+
+def blank(text: str) -> bool:
+    """Whether a paragraph holds nothing but white space and NUL characters."""
+    return not text or text.isspace() or not text.replace("\x00", " ").strip()
+
+
+def text_paragraphs(text: str) -> list[str]:
+    """Paragraphs of a running text: its lines, blank ones left out, so that ids count paragraphs, not line breaks."""
+    return need_text([line for line in text.split("\n") if not blank(line)])
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return "null" if value is None else kinds.get(type(value), type(value).__name__)
