@@ -1,0 +1,203 @@
+"""What makes a reader: how the encoder's layers are shared out, the decoder's shape, the re-ranker's kind.
+
+One `ReaderConfig` covers the family. FiD is no memory layers (everything is live); LUMEN is no live A layers (nothing
+is re-ranked); GLIMMER is the general case; a re-ranker that shares no layers is `reranker` set. A model directory's
+`config.json` carries the decoder and the re-ranker as plain JSON objects (`encoders.config.ModelConfig`); this module
+owns their meaning and reads them as strictly as the rest of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .. import ModelError
+from ..encoders.config import EncoderConfig, ModelConfig, Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """A T5-style decoder with fusion-in-decoder cross-attention.
+
+    `kv_heads` is `num_heads` (T5) or 1 (multi-query attention, as in FiDO, arXiv 2212.08153, in self- and
+    cross-attention). `cross_every` = n gives only layers n, 2n, ... (counted from one) cross-attention: FiDO's
+    layer-sparse cross-attention; 1 is T5. `shared_embedding` reads tokens through the encoder's word embeddings,
+    `tied_head` also writes them through the same table (then there is no `lm_head`); `head_scale` multiplies the last
+    hidden state before the head (T5 1.0, tied, used d_model**-0.5; 1.0 elsewhere). `start_id`, `eos_id` and `pad_id`
+    are token ids: what decoding begins from, what ends an answer, what follows it.
+    """
+
+    vocab_size: int
+    d_model: int
+    d_ff: int
+    num_heads: int
+    d_kv: int
+    num_layers: int
+    layer_norm_eps: float = 1e-6
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    gated: bool = True
+    kv_heads: int
+    cross_every: int = 1
+    shared_embedding: bool = True
+    tied_head: bool = False
+    head_scale: float = 1.0
+    start_id: int = 0
+    eos_id: int = 1
+    pad_id: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kv_heads not in (1, self.num_heads):
+            raise ModelError(f"decoder.kv_heads must be 1 or num_heads ({self.num_heads}), not {self.kv_heads}")
+        if not 1 <= self.cross_every <= self.num_layers:
+            raise ModelError(
+                f"decoder.cross_every must be between 1 and num_layers ({self.num_layers}), or no layer would see the "
+                f"passages; it is {self.cross_every}"
+            )
+        for name in ("start_id", "eos_id", "pad_id"):
+            if not 0 <= getattr(self, name) < self.vocab_size:
+                raise ModelError(f"decoder.{name} must be a token id below vocab_size ({self.vocab_size})")
+
+    def has_cross_attention(self, layer: int) -> bool:
+        """Whether `layer` (from 0) attends to the passages."""
+        return (layer + 1) % self.cross_every == 0
+
+    def layer_shape(self) -> EncoderConfig:
+        """The same sizes as a T5 encoder's, for the parts (the feed-forward layer) that both stacks share."""
+        return EncoderConfig(
+            family="t5",
+            vocab_size=self.vocab_size,
+            d_model=self.d_model,
+            d_ff=self.d_ff,
+            num_heads=self.num_heads,
+            d_kv=self.d_kv,
+            num_layers=self.num_layers,
+            layer_norm_eps=self.layer_norm_eps,
+            relative_buckets=self.relative_buckets,
+            relative_max_distance=self.relative_max_distance,
+            gated=self.gated,
+        )
+
+    @property
+    def cross_layers(self) -> int:
+        """How many layers attend to the passages."""
+        return self.num_layers // self.cross_every
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, ready for `json.dumps`; what `ModelConfig.decoder` holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object, where: str = "config.json") -> DecoderConfig:
+        """Parses what `to_json` wrote; ModelError names the key and the file (`where`)."""
+        section = Section(value, "decoder", where)
+        sizes = {
+            key: section.integer(key, most=most)
+            for key, most in (
+                ("vocab_size", 1 << 24),
+                ("d_model", 1 << 16),
+                ("d_ff", 1 << 20),
+                ("num_heads", 1 << 12),
+                ("d_kv", 1 << 12),
+                ("num_layers", 1 << 10),
+                ("kv_heads", 1 << 12),
+                ("cross_every", 1 << 10),
+            )
+        }
+        buckets = section.integer("relative_buckets", least=4, most=1 << 16)
+        distance = section.integer("relative_max_distance", least=2, most=1 << 20)
+        if buckets % 2 != 0 or distance <= buckets // 2:
+            section.fail(f"must be even and below twice relative_max_distance, not {buckets}", "relative_buckets")
+        flags = {key: section.boolean(key) for key in ("gated", "shared_embedding", "tied_head")}
+        ids = {key: section.integer(key, least=0, most=1 << 24) for key in ("start_id", "eos_id", "pad_id")}
+        eps = section.number("layer_norm_eps", above=0.0, most=1.0)
+        scale = section.number("head_scale", above=0.0, most=1e6)
+        section.end()
+        try:
+            return cls(
+                **sizes,
+                **ids,
+                relative_buckets=buckets,
+                relative_max_distance=distance,
+                gated=flags["gated"],
+                shared_embedding=flags["shared_embedding"],
+                tied_head=flags["tied_head"],
+                layer_norm_eps=eps,
+                head_scale=scale,
+            )
+        except ModelError as error:
+            raise ModelError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankerConfig:
+    """A re-ranker that shares no layers with the reader: `layers` of the encoder's kind, used for scores only."""
+
+    layers: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, ready for `json.dumps`; what `ModelConfig.reranker` holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object, where: str = "config.json") -> RerankerConfig:
+        """Parses what `to_json` wrote; ModelError names the key and the file (`where`)."""
+        section = Section(value, "reranker", where)
+        layers = section.integer("layers", most=1 << 10)
+        section.end()
+        return cls(layers=layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """The whole reader. Layers [0, memory) are the memory and question encoder, then come live A and live B."""
+
+    encoder: EncoderConfig
+    memory_layers: int
+    live_a_layers: int
+    live_b_layers: int
+    decoder: DecoderConfig
+    reranker: RerankerConfig | None = None
+
+    def __post_init__(self) -> None:
+        layers = (self.memory_layers, self.live_a_layers, self.live_b_layers)
+        if min(layers) < 0 or sum(layers) != self.encoder.num_layers:
+            raise ModelError(
+                f"memory, live A and live B layers {layers} must add up to the encoder's {self.encoder.num_layers}"
+            )
+        decoder = self.decoder
+        if decoder.tied_head and not decoder.shared_embedding:
+            raise ModelError("decoder.tied_head needs shared_embedding: the head is the encoder's word embeddings")
+        if decoder.shared_embedding and (decoder.vocab_size, decoder.d_model) != (
+            self.encoder.vocab_size,
+            self.encoder.d_model,
+        ):
+            raise ModelError(
+                f"decoder.shared_embedding needs the encoder's table of {self.encoder.vocab_size} x "
+                f"{self.encoder.d_model}, but the decoder is {decoder.vocab_size} x {decoder.d_model}"
+            )
+
+    @property
+    def scores(self) -> bool:
+        """Whether the reader scores candidates itself: live A or a separate re-ranker exists (LUMEN has neither)."""
+        return self.live_a_layers > 0 or self.reranker is not None
+
+    @classmethod
+    def from_model(cls, config: ModelConfig, where: str = "config.json") -> ReaderConfig:
+        """The reader a model directory describes; ModelError when it has no decoder (an encoder-only model)."""
+        if config.decoder is None:
+            raise ModelError(f"{where}: this model has no decoder: it can encode a memory but cannot answer from one")
+        reranker: Mapping[str, Any] | None = config.reranker
+        try:
+            return cls(
+                encoder=config.encoder,
+                memory_layers=config.memory_layers,
+                live_a_layers=config.live_a_layers,
+                live_b_layers=config.live_b_layers,
+                decoder=DecoderConfig.from_json(config.decoder, where),
+                reranker=None if reranker is None else RerankerConfig.from_json(reranker, where),
+            )
+        except ModelError as error:
+            message = str(error)
+            raise ModelError(message if message.startswith(where) else f"{where}: {message}") from None

@@ -1,0 +1,138 @@
+"""A prediction file is scored as KILT's own scorer scores it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from glimmer import InputError, UsageError
+from glimmer.reader.evaluation import evaluate, task_of_file
+
+
+def write(path: Path, *records: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def gold(id: str, answer: str | None = "yes", page: str | None = "1", **more: object) -> dict[str, object]:
+    output: dict[str, object] = {}
+    if answer is not None:
+        output["answer"] = answer
+    if page is not None:
+        output["provenance"] = [{"wikipedia_id": page, "title": f"Page {page}"}]
+    return {"id": id, "input": "?", "output": [output], **more}
+
+
+def guess(id: str, answer: str = "yes", *pages: str) -> dict[str, object]:
+    return {"id": id, "output": [{"answer": answer, "provenance": [{"wikipedia_id": page} for page in pages]}]}
+
+
+def test_it_agrees_with_kilts_scorer(shared_data: Path) -> None:
+    files = shared_data / "kilt_metrics"
+    expected = json.loads((files / "expected.json").read_text())
+    found = evaluate(gold=files / "gold.jsonl", guess=files / "guess.jsonl").to_json()
+    for group in expected.values():
+        for name, value in group.items():
+            assert found[name] == pytest.approx(value, abs=1e-9), name
+    assert found["questions"] == 300
+    assert "recall@1" not in found, "KILT has recall for k > 1 alone"
+
+
+def test_a_kilt_score_counts_only_where_the_pages_come_first(tmp_path: Path) -> None:
+    found = evaluate(
+        gold=write(tmp_path / "gold", gold("a"), gold("b"), gold("c")),
+        guess=write(tmp_path / "guess", guess("a", "yes", "1"), guess("b", "yes", "2", "1"), guess("c", "no", "1")),
+    ).metrics
+    assert found["em"] == pytest.approx(2 / 3)
+    assert found["KILT-em"] == pytest.approx(1 / 3)
+    assert found["Rprec"] == pytest.approx(2 / 3)
+    assert found["recall@5"] == 1
+
+
+def test_an_empty_answer_scores_nothing_but_its_pages_count(tmp_path: Path) -> None:
+    found = evaluate(
+        gold=write(tmp_path / "gold", gold("a", answer="")), guess=write(tmp_path / "guess", guess("a", " ", "1"))
+    )
+    assert (found.metrics["em"], found.metrics["Rprec"]) == (0, 1)
+    assert "1 records have no answer" in found.warnings[0]
+
+
+def test_the_order_of_the_guesses_does_not_matter(tmp_path: Path) -> None:
+    records = [gold(str(n), answer=str(n)) for n in range(20)]
+    guesses = [guess(str(n), str(n)) for n in range(20)]
+    file = write(tmp_path / "gold", *records)
+    assert evaluate(gold=file, guess=write(tmp_path / "guess", *reversed(guesses))).metrics["em"] == 1
+
+
+def test_a_missing_prediction_is_an_error_and_an_extra_one_a_warning(tmp_path: Path) -> None:
+    file = write(tmp_path / "gold", gold("a"), gold("b"))
+    with pytest.raises(InputError, match=r"no prediction for b \(1 of 2 gold ids; the first is at .*gold:2\)"):
+        evaluate(gold=file, guess=write(tmp_path / "few", guess("a")))
+    many = write(tmp_path / "many", guess("a"), guess("z"), guess(" b "))
+    (warning,) = evaluate(gold=file, guess=many).warnings
+    assert warning.startswith(f"{many}: 1 predictions")
+    assert ": z" in warning
+
+
+def test_duplicate_ids_are_errors(tmp_path: Path) -> None:
+    once, twice = write(tmp_path / "once", guess("a")), write(tmp_path / "twice", guess("a"), guess("a"))
+    with pytest.raises(InputError, match="already used at line 1"):
+        evaluate(gold=write(tmp_path / "gold", gold("a")), guess=twice)
+    with pytest.raises(InputError, match="already used at line 1"):
+        evaluate(gold=write(tmp_path / "gold", gold("a"), gold("a")), guess=once)
+
+
+def test_tasks_named_by_the_records_are_averaged_apart(tmp_path: Path) -> None:
+    found = evaluate(
+        gold=write(tmp_path / "gold", gold("a", task="nq"), gold("b", task="fever"), gold("c", task="nq"), gold("d")),
+        guess=write(tmp_path / "guess", guess("a"), guess("b", "no"), guess("c", "no"), guess("d", "no")),
+    )
+    assert [(name, scores.questions, scores.metrics["em"]) for name, scores in found.tasks.items()] == [
+        ("nq", 2, 0.5),
+        ("fever", 1, 0.0),
+    ]
+    assert found.table(["em", "f1"])[-1] == ("all", 4, (0.25, 0.25))
+    assert found.to_json()["tasks"]["nq"]["em"] == 0.5
+    assert any("1 gold records name no task" in warning for warning in found.warnings)
+
+
+def test_a_directory_has_a_task_a_file(tmp_path: Path) -> None:
+    for name in ("gold", "guess"):
+        (tmp_path / name).mkdir()
+    for task, answer in (("nq", "yes"), ("hotpotqa", "no")):
+        write(tmp_path / "gold" / f"{task}-dev-kilt.jsonl", gold("a"))
+        write(tmp_path / "guess" / f"{task}-dev-kilt.jsonl", guess("a", answer))
+    found = evaluate(gold=tmp_path / "gold", guess=tmp_path / "guess")
+    assert {name: scores.metrics["em"] for name, scores in found.tasks.items()} == {"nq": 1, "hotpotqa": 0}
+    (tmp_path / "guess" / "nq-dev-kilt.jsonl").unlink()
+    with pytest.raises(InputError, match=r"no predictions for nq-dev-kilt\.jsonl"):
+        evaluate(gold=tmp_path / "gold", guess=tmp_path / "guess")
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("nq-dev-kilt.jsonl", "nq"),
+        ("wow-test_without_answers-kilt.jsonl", "wow"),
+        ("structured_zeroshot-train-kilt.jsonl", "structured_zeroshot"),
+        ("fever.jsonl", "fever"),
+        ("dev.jsonl", "dev"),
+    ],
+)
+def test_a_file_name_says_its_task(name: str, task: str) -> None:
+    assert task_of_file(Path(name)) == task
+
+
+def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
+    empty = write(tmp_path / "empty")
+    with pytest.raises(InputError, match="no gold record"):
+        evaluate(gold=empty, guess=empty)
+    with pytest.raises(UsageError, match="is a directory"):
+        evaluate(gold=empty, guess=tmp_path)
+    with pytest.raises(UsageError, match="positive"):
+        evaluate(gold=empty, guess=empty, ranks=[0])
+    file = write(tmp_path / "gold", gold("a"))
+    with pytest.raises(UsageError, match="no metric 'bleu'"):
+        evaluate(gold=file, guess=write(tmp_path / "guess", guess("a"))).table(["bleu"])
