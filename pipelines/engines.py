@@ -1,7 +1,7 @@
 """Engines: where a Beam graph runs.
 
-Every job builds its graph as a function of a `beam.Pipeline` and hands it to `run_graph`. The in-process engine is Beam's
-`FnApiRunner` with in-memory workers, which suits JAX: one process owns the devices. It is named outright since
+Every job builds its graph as a function of a `beam.Pipeline` and hands it to `run_graph`. The in-process engine is
+Beam's `FnApiRunner` with in-memory workers, which suits JAX: one process owns the devices. It is named outright since
 `DirectRunner` first tries to download another runner. Any other runner Beam knows is chosen by name, with its own
 options passed through, and needs a file system that its workers share.
 """
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners import runner as beam_runner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
 from .. import GlimmerError, UsageError
 
@@ -41,7 +42,7 @@ def run_graph(build: Callable[[beam.Pipeline], None], engine: Engine) -> None:
         runner = FnApiRunner()
     else:
         try:
-            runner = beam.runners.create_runner(engine.runner)
+            runner = beam_runner.create_runner(engine.runner)
         except (ValueError, ImportError, AttributeError) as error:
             raise UsageError(
                 f"runner {engine.runner!r} is not available: {error}; use --runner {IN_PROCESS} or a runner of Beam's"

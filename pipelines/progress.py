@@ -1,8 +1,8 @@
 """Progress: what a running job tells the person who launched it.
 
-A job calls a `Progress`; who listens decides how it looks. `TerminalProgress` draws live bars with rate and time left on a
-terminal and prints a plain line every few seconds elsewhere (a log file, CI). `Quiet` says nothing; tests and library
-callers use it. Progress goes to standard error, so that standard output holds results only.
+A job calls a `Progress`; who listens decides how it looks. `TerminalProgress` draws live bars with rate and time left
+on a terminal and prints a plain line every few seconds elsewhere (a log file, CI). `Quiet` says nothing; tests and
+library callers use it. Progress goes to standard error, so that standard output holds results only.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from threading import Event, Thread
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as RichProgress, ProgressColumn, Task, TaskProgressColumn, TextColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 PLAIN_INTERVAL_S = 5.0
@@ -56,7 +56,7 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         unit = str(task.fields.get("unit", ""))
-        start = float(task.fields.get("start", 0.0))
+        start = float(task.fields.get("first", 0.0))
         elapsed = task.finished_time if task.finished_time is not None else task.elapsed
         return Text(describe(task.completed, task.completed - start, elapsed or 0.0, unit), style="progress.data.speed")
 
@@ -78,7 +78,8 @@ class TerminalProgress:
         self._live = self._console.is_terminal
         self._rich: RichProgress | None = None
         self._task: object = None
-        self._name, self._unit, self._total = "", "", None
+        self._name, self._unit = "", ""
+        self._total: float | None = None
         self._start, self._amount, self._began, self._printed = 0.0, 0.0, 0.0, 0.0
 
     def __enter__(self) -> Self:
@@ -102,7 +103,7 @@ class TerminalProgress:
         self._name, self._unit, self._total, self._start, self._amount = name, unit, total, start, start
         self._began = self._printed = time.monotonic()
         if self._rich is not None:
-            self._task = self._rich.add_task(name, total=total, completed=int(start), unit=unit, start=start)
+            self._task = self._rich.add_task(name, total=total, completed=int(start), unit=unit, first=start)
         else:
             self._line("started")
 
@@ -121,6 +122,7 @@ class TerminalProgress:
             end = self._total if self._total is not None else self._amount
             self._rich.update(self._task, completed=end, total=end)  # type: ignore[arg-type]
         else:
+            self._amount = self._total or self._amount
             self._line(f"done in {time.monotonic() - self._began:,.1f} s  {self._rate()}")
 
     def say(self, line: str) -> None:

@@ -15,7 +15,9 @@ def grid(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table with a header line; a column whose values are all numbers is aligned right."""
     body = [list(row) for row in rows]
     cells = [[shown(value) for value in row] for row in body]
-    widths = [max(len(header[i]), *(len(row[i]) for row in cells)) if cells else len(header[i]) for i in range(len(header))]
+    widths = [
+        max(len(header[i]), *(len(row[i]) for row in cells)) if cells else len(header[i]) for i in range(len(header))
+    ]
     right = [bool(body) and all(isinstance(row[i], int | float) for row in body) for i in range(len(header))]
 
     def line(texts: Sequence[str]) -> str:

@@ -42,13 +42,17 @@ def test_the_wheel_holds_the_four_rooms_and_no_stray_file(wheel: Path) -> None:
     assert {n.split("/")[1] for n in names if n.count("/") > 1} == set(ROOMS)
     for room in ROOMS:
         expected = {p.relative_to(ROOT).as_posix() for p in (ROOT / room).rglob("*.py")}
-        assert {n.removeprefix("glimmer/") for n in names if n.startswith(f"glimmer/{room}/") and n.endswith(".py")} == expected
+        assert {
+            n.removeprefix("glimmer/") for n in names if n.startswith(f"glimmer/{room}/") and n.endswith(".py")
+        } == expected
 
 
 def test_the_installed_command_runs_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel], check=True)
-    code = f"import sys; sys.path.insert(0, {str(site)!r}); import glimmer; from glimmer.pipelines.cli import main; main()"
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r}); import glimmer; from glimmer.pipelines.cli import main; main()"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -43,5 +43,7 @@ def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
 
 @pytest.mark.parametrize("room", ALLOWED)
 def test_no_module_grows_past_500_lines(room: str) -> None:
-    long = {p.name: n for p in (ROOT / room).rglob("*.py") if (n := len(p.read_text(encoding="utf-8").splitlines())) > 500}
+    long = {
+        p.name: n for p in (ROOT / room).rglob("*.py") if (n := len(p.read_text(encoding="utf-8").splitlines())) > 500
+    }
     assert long == {}

@@ -1,0 +1,198 @@
+"""Model directories: `config.json`, `model.safetensors`, the tokenizer's file and a model card, loaded and saved.
+
+A `LoadedModel` reads weights only when asked, so that inspecting a model or encoding with its lower layers does not
+pull a whole T5-XXL into memory. Saving writes a sibling directory and renames it, so a model directory is whole or not
+there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from .. import ModelError, StorageError, UsageError
+from .bert import BertEncoder
+from .config import ModelConfig, read_model_config
+from .fingerprint import fingerprint
+from .t5 import T5Encoder
+from .tokenizers import Ids, Tokenizer, load_tokenizer
+from .weights import Array, Tensors, in_memory, read_safetensors, write_safetensors
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An open model directory. `tensors` maps dotted names to arrays, each read from disk when asked for."""
+
+    config: ModelConfig
+    tensors: Tensors
+    tokenizer: Tokenizer
+    path: Path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the memory encoder (see `fingerprint.fingerprint`); reads the covered tensors once."""
+        return fingerprint(self.config, self.tensors, self.tokenizer)
+
+    def encoder(
+        self, dtype: DTypeLike = jnp.float32, layers: slice = slice(None), *, param_dtype: DTypeLike | None = None
+    ) -> T5Encoder | BertEncoder:
+        """The layered encoder with its weights, holding the embedding and `layers` (a contiguous slice).
+
+        Products compute in `dtype`. Matrices are kept in `param_dtype` (default: `dtype`, so that nothing is converted
+        per call; training passes float32); norms, biases and T5's relative bias stay float32.
+        """
+        config = self.config.encoder
+        held = range(config.num_layers)[layers]
+        if held.step != 1:
+            raise ValueError(f"layers must be a contiguous slice, not {layers}")
+        family = T5Encoder if config.family == "t5" else BertEncoder
+        abstract = nnx.eval_shape(lambda: family(config, rngs=nnx.Rngs(0), dtype=dtype, held=held))
+        graph, state = nnx.split(abstract)
+        kept = jnp.dtype(dtype if param_dtype is None else param_dtype)
+        filled = []
+        for path, leaf in nnx.to_flat_state(state):
+            steps = [str(step) for step in path]
+            if steps[0] == "layers":
+                steps[1] = str(int(steps[1]) + held.start)
+            name = ".".join(["encoder", *steps])
+            array = self.tensors.expect(name, tuple(leaf.shape))
+            wide = array.ndim < 2 or steps[-1] == "relative_bias"
+            filled.append((path, leaf.replace(jnp.asarray(array, jnp.float32 if wide else kept))))
+        encoder: T5Encoder | BertEncoder = nnx.merge(graph, nnx.from_flat_state(filled))
+        return encoder
+
+    def passage_tokens(self, pairs: Sequence[tuple[str, str]]) -> list[Ids]:
+        """(title, text) pairs through the passage template -> ids with special tokens, not truncated.
+
+        A title longer than a quarter of the window is cut to fit it, so that text always has room.
+        """
+        most = self.config.window // 4
+        titles = self._cut_titles([title for title, _ in pairs], most)
+        template = self.config.passage_template
+        texts = [template.format(title=title, text=text) for title, (_, text) in zip(titles, pairs, strict=True)]
+        return self.tokenizer.encode(texts)
+
+    def question_tokens(self, questions: Sequence[str]) -> list[Ids]:
+        """Questions through the question template -> ids with special tokens, not truncated."""
+        return self.tokenizer.encode([self.config.question_template.format(question=each) for each in questions])
+
+    def _cut_titles(self, titles: Sequence[str], most: int) -> list[str]:
+        cut = list(titles)
+        # A character can become several tokens (normalisation), rarely more than four: shorter titles always fit.
+        pending = [number for number, title in enumerate(cut) if 4 * len(title) > most]
+        while pending:
+            counts = [len(ids) for ids in self.tokenizer.encode_plain([cut[number] for number in pending])]
+            long = [(number, count) for number, count in zip(pending, counts, strict=True) if count > most]
+            for number, count in long:
+                length = len(cut[number])
+                cut[number] = cut[number][: max(0, min(length - 1, length * most // count))].rstrip()
+            pending = [number for number, _ in long if cut[number]]
+        return cut
+
+
+def load_model(path_or_builtin: str | os.PathLike[str]) -> LoadedModel:
+    """Opens a model directory, or a built-in by name (`minilm`). A directory of that name wins.
+
+    ModelError names the file and the key or tensor at fault; UsageError when nothing of that name exists.
+    """
+    path = Path(path_or_builtin)
+    if not path.is_dir():
+        from .builtin_models import BUILT_IN, builtin_directory  # it converts through this module
+
+        if str(path_or_builtin) not in BUILT_IN:
+            known = ", ".join(sorted(BUILT_IN))
+            raise UsageError(f"{path}: no such model directory; give one that `glimmer convert` wrote, or: {known}")
+        path = builtin_directory(str(path_or_builtin))
+    config = read_model_config(path)
+    tokenizer = load_tokenizer(path, config.tokenizer)
+    if tokenizer.vocab_size > config.encoder.vocab_size:
+        raise ModelError(
+            f"{path}: the tokenizer has {tokenizer.vocab_size} entries, the embedding {config.encoder.vocab_size} rows"
+        )
+    tensors = read_safetensors(path / WEIGHTS)
+    tensors.lazy("encoder.embedding")
+    return LoadedModel(config=config, tensors=tensors, tokenizer=tokenizer, path=path)
+
+
+def save_model(
+    directory: str | os.PathLike[str],
+    config: ModelConfig,
+    tensors: Mapping[str, Array | jax.Array] | Tensors,
+    tokenizer_files: Mapping[str, Path | bytes],
+    card: str,
+) -> Path:
+    """Writes a whole model directory. Floating tensors are stored in `config.dtype`, norms and biases in float32.
+
+    `tokenizer_files` maps names within the directory to a file to copy or its bytes; `card` is the README. UsageError
+    when `directory` exists and is not empty; StorageError when writing fails, leaving nothing behind.
+    """
+    directory = Path(directory)
+    ModelConfig.from_json(config.to_json(), str(directory / "config.json"))
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError(f"{directory}: already exists and is not empty; choose another --output")
+    if not isinstance(tensors, Tensors):
+        tensors = in_memory({name: np.asarray(value) for name, value in tensors.items()}, str(directory))
+    stored = Tensors(
+        {
+            name: entry.cast(jnp.dtype(config.dtype if len(entry.shape) > 1 else "float32"))
+            if jnp.issubdtype(entry.dtype, jnp.floating)
+            else entry
+            for name, entry in tensors.entries.items()
+        },
+        tensors.origin,
+    )
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot be made: {error.strerror or error}") from error
+    try:
+        (scratch / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
+        (scratch / "README.md").write_text(card, encoding="utf-8")
+        for name, content in tokenizer_files.items():
+            (scratch / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        write_safetensors(scratch / WEIGHTS, stored)
+        scratch.chmod(0o755)
+        if directory.exists():
+            directory.rmdir()
+        scratch.rename(directory)
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return directory
+
+
+def model_card(config: ModelConfig) -> str:
+    """A short README for a model directory: where the weights came from and how the layers are shared out."""
+    encoder = config.encoder
+    total, live = encoder.num_layers, config.live_a_layers + config.live_b_layers
+    decoder = f"{config.decoder.get('num_layers')} layers" if config.decoder else "none"
+    beta = config.live_a_layers / live if live else 0.0
+    return (
+        f"# Glimmer model\n\n"
+        f"Weights: {config.source}. Their licence is their authors'.\n\n"
+        f"| part | layers |\n| --- | --- |\n"
+        f"| memory encoder (offline) | {config.memory_layers} of {total} |\n"
+        f"| live encoder A, before re-ranking | {config.live_a_layers} |\n"
+        f"| live encoder B, after re-ranking | {config.live_b_layers} |\n"
+        f"| decoder | {decoder} |\n\n"
+        f"Family {encoder.family}, width {encoder.d_model}, {encoder.num_heads} heads of {encoder.d_kv}, "
+        f"feed-forward {encoder.d_ff}, vocabulary {encoder.vocab_size}; α = {live / total:.3g}, β = {beta:.3g}.\n"
+        f"Passages of at most {config.window} tokens, as `{config.passage_template}`.\n\n"
+        f"Load it with `glimmer.encoders.models.load_model(directory)` or name it as `--model directory`.\n"
+    )

@@ -1,0 +1,199 @@
+"""The arithmetic that every layer of the model is built from: products, norms, attention, relative positions.
+
+Encoders (this room) and the decoder (`reader`) share these parts, so that speed and precision are decided in one place.
+Every product takes its operands in the compute dtype and accumulates in float32
+(`preferred_element_type=float32`): on CPUs with bfloat16 instructions this is the fast path, about twice float32 and
+almost three times a bfloat16 product that also returns bfloat16. Its gradient is defined here because the one JAX
+derives would multiply a float32 cotangent by a bfloat16 operand and leave that path. With dtype float32 everything is
+exact float32 on every device (`Precision.HIGHEST` forbids TF32 and bfloat16 passes).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+MASKED = -1e9  # additive bias of a key that must not be seen; finite, so a fully masked row stays free of NaN
+
+
+def _labels(spec: str) -> tuple[str, str, str]:
+    operands, result = spec.split("->")
+    left, right = operands.split(",")
+    return left, right, result
+
+
+def _product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _contract(spec: str, a: jax.Array, b: jax.Array, dtype: np.dtype[Any]) -> jax.Array:
+    return _product(spec, a.astype(dtype), b.astype(dtype))
+
+
+def _contract_forward(
+    spec: str, a: jax.Array, b: jax.Array, dtype: np.dtype[Any]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _contract(spec, a, b, dtype), (a, b)
+
+
+def _contract_backward(
+    spec: str, dtype: np.dtype[Any], saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    a, b = saved
+    left, right, result = _labels(spec)
+    g = cotangent.astype(dtype)
+    grad_a = _product(f"{result},{right}->{left}", g, b.astype(dtype))
+    grad_b = _product(f"{left},{result}->{right}", a.astype(dtype), g)
+    return grad_a.astype(a.dtype), grad_b.astype(b.dtype)
+
+
+_contract.defvjp(_contract_forward, _contract_backward)
+
+
+def contract(spec: str, a: jax.Array, b: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+    """`einsum(spec, a, b)` with operands cast to `dtype`, accumulated and returned in float32.
+
+    `spec` names two operands and a result ("bshd,bthd->bhst"); every label occurs in at least two of the three, as in
+    any product without a bare sum, so that the gradient is again a product in `dtype`.
+    """
+    return _contract(spec, a, b, np.dtype(dtype))
+
+
+def dot(x: jax.Array, kernel: jax.Array, *, dtype: DTypeLike, out_dtype: DTypeLike | None = None) -> jax.Array:
+    """x [..., K] @ kernel [K, N] -> [..., N]: operands in `dtype`, float32 accumulation, result in `out_dtype`.
+
+    `out_dtype` defaults to `dtype`; pass float32 where the result feeds a norm, a softmax or the residual stream.
+    """
+    rows = math.prod(x.shape[:-1])
+    product = contract("mk,kn->mn", x.reshape(rows, x.shape[-1]), kernel, dtype=dtype)
+    return product.reshape(*x.shape[:-1], kernel.shape[-1]).astype(dtype if out_dtype is None else out_dtype)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Inverted dropout of `x` at `rate`; the identity when `key` is None or the rate is 0."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+class Linear(nnx.Module):
+    """An affine map: `kernel` [in, out] and, when asked for, `bias` [out], both float32 until cast by a loader."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, rngs: nnx.Rngs, bias: bool = False, stddev: float | None = None
+    ) -> None:
+        deviation = inputs**-0.5 if stddev is None else stddev
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs), jnp.float32) * deviation)
+        self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32)) if bias else None
+
+    def __call__(self, x: jax.Array, *, dtype: DTypeLike, out_dtype: DTypeLike | None = None) -> jax.Array:
+        """x [..., in] -> [..., out], as `dot`; the bias is added in float32 before the result is cast."""
+        if self.bias is None:
+            return dot(x, self.kernel[...], dtype=dtype, out_dtype=out_dtype)
+        product = dot(x, self.kernel[...], dtype=dtype, out_dtype=jnp.float32)
+        return (product + self.bias[...].astype(jnp.float32)).astype(dtype if out_dtype is None else out_dtype)
+
+
+class RMSNorm(nnx.Module):
+    """T5's norm: scale by the root mean square, no mean and no bias. `scale` [width]; statistics in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array, *, out_dtype: DTypeLike | None = None) -> jax.Array:
+        """x [..., width] -> the same shape in `out_dtype` (default: the dtype of x)."""
+        wide = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
+        normed = wide * inverse * self.scale[...].astype(jnp.float32)
+        return normed.astype(x.dtype if out_dtype is None else out_dtype)
+
+
+class LayerNorm(nnx.Module):
+    """BERT's norm: zero mean, unit variance, then `scale` and `bias` [width]; statistics in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array, *, out_dtype: DTypeLike | None = None) -> jax.Array:
+        """x [..., width] -> the same shape in `out_dtype` (default: the dtype of x)."""
+        wide = x.astype(jnp.float32)
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + self.eps)
+        normed = centred * inverse * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+        return normed.astype(x.dtype if out_dtype is None else out_dtype)
+
+
+def _one_sided_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
+    """Bucket of every distance 0..max_distance (the last stands for all beyond), as T5 computes them in float32."""
+    exact = num_buckets // 2
+    distance = np.arange(max_distance + 1, dtype=np.float32)
+    ratio = np.log(np.maximum(distance, 1) / np.float32(exact)) / np.float32(math.log(max_distance / exact))
+    coarse = exact + (ratio * np.float32(num_buckets - exact)).astype(np.int32)
+    return np.where(distance < exact, distance.astype(np.int32), np.minimum(coarse, num_buckets - 1)).astype(np.int32)
+
+
+def relative_position_bucket(
+    distance: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> jax.Array:
+    """T5's bucket of `distance` = key position - query position (any integer shape) -> int32 of that shape.
+
+    Buckets come from a table made once on the host, so that a boundary such as distance 64 cannot fall to another
+    side because a device rounds its logarithm differently.
+    """
+    distance = jnp.asarray(distance, jnp.int32)
+    offset = jnp.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        offset = jnp.where(distance > 0, num_buckets, 0).astype(jnp.int32)
+        magnitude = jnp.abs(distance)
+    else:
+        magnitude = jnp.maximum(-distance, 0)
+    table = jnp.asarray(_one_sided_buckets(num_buckets, max_distance))
+    return offset + table[jnp.minimum(magnitude, max_distance)]
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array | Sequence[jax.Array] | None,
+    *,
+    dtype: DTypeLike,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Softmax attention without scaling: q [B,S,H,Dh]; k, v [B,T,Hkv,Dh] with Hkv 1 or H -> [B,S,H,Dh] in `dtype`.
+
+    `bias` broadcasts to [B,H,S,T] and is added to the float32 scores; masked keys carry `MASKED`. Several terms (a key
+    mask and a relative bias, say) are given as a sequence, so that their sum is never stored at full size. T5 does not
+    divide by sqrt(Dh); BERT scales its queries before. `key` with `dropout_rate` drops attention weights in training.
+    """
+    shared = k.shape[2] == 1 and q.shape[2] != 1
+    if shared:
+        scores = contract("bshd,btd->bhst", q, k[:, :, 0], dtype=dtype)
+    else:
+        scores = contract("bshd,bthd->bhst", q, k, dtype=dtype)
+    for term in () if bias is None else (bias,) if isinstance(bias, jax.Array) else bias:
+        scores = scores + term
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - top)
+    weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    weights = dropout(weights, dropout_rate, key)
+    if shared:
+        mixed = contract("bhst,btd->bshd", weights, v[:, :, 0], dtype=dtype)
+    else:
+        mixed = contract("bhst,bthd->bshd", weights, v, dtype=dtype)
+    return mixed.astype(dtype)

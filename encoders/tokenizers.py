@@ -1,0 +1,136 @@
+"""Text to token ids, by the model family's own tokenizer library, so that ids agree with the original's.
+
+T5 uses SentencePiece on `spiece.model`; BERT uses Hugging Face's `tokenizers` on `tokenizer.json`. Truncation and
+padding are never theirs: cutting and batching belong to the code that knows the window.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import sentencepiece
+import tokenizers
+
+from .. import ModelError
+from .config import TokenizerSpec
+
+Ids = np.ndarray[Any, np.dtype[np.int32]]
+
+
+class Tokenizer(Protocol):
+    """What both kinds offer. Ids are int32 arrays; texts may hold any Unicode (a lone surrogate becomes "?")."""
+
+    vocab_size: int
+    pad_id: int
+    unk_id: int
+    bos_id: int  # what a decoder starts from
+    eos_id: int
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Ids with the family's special tokens: T5 `… </s>`, BERT `[CLS] … [SEP]`."""
+        ...
+
+    def encode_plain(self, texts: Sequence[str]) -> list[Ids]:
+        """Ids without special tokens."""
+        ...
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        """Text of `ids`; special tokens and ids beyond the vocabulary (padding rows of an embedding) are left out."""
+        ...
+
+    def identity_bytes(self) -> bytes:
+        """Bytes that change when, and only when, the tokenizer does."""
+        ...
+
+
+def _clean(texts: Sequence[str]) -> list[str]:
+    return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+
+
+class SentencePieceTokenizer:
+    """T5's tokenizer. A decoder starts from the padding token, as T5's does."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._model = path.read_bytes()
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=self._model)
+            self.vocab_size = int(self._pieces.vocab_size())
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ModelError(f"{path}: not a SentencePiece model: {error}") from None
+        if self.vocab_size < 4:
+            raise ModelError(f"{path}: not a SentencePiece model: {self.vocab_size} pieces")
+        self.pad_id, self.eos_id = int(self._pieces.pad_id()), int(self._pieces.eos_id())
+        self.unk_id = int(self._pieces.unk_id())
+        if self.pad_id < 0 or self.eos_id < 0:
+            raise ModelError(f"{path}: a T5 SentencePiece model needs a padding and an end-of-sequence piece")
+        self.bos_id = self.pad_id
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        return [np.asarray(ids, np.int32) for ids in self._pieces.encode(_clean(texts), out_type=int, add_eos=True)]
+
+    def encode_plain(self, texts: Sequence[str]) -> list[Ids]:
+        return [np.asarray(ids, np.int32) for ids in self._pieces.encode(_clean(texts), out_type=int)]
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        special = (self.pad_id, self.eos_id)
+        return str(self._pieces.decode([i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in special]))
+
+    def identity_bytes(self) -> bytes:
+        return b"sentencepiece\0" + self._model
+
+
+class WordPieceTokenizer:
+    """BERT's tokenizer, from a `tokenizer.json`. A decoder starts from [CLS] and ends with [SEP]."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            text = path.read_text(encoding="utf-8")
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+            self._definition: dict[str, Any] = json.loads(text)
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except Exception as error:  # the library raises bare Exception for a malformed file
+            raise ModelError(f"{path}: not a tokenizer.json: {error}") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.vocab_size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+        def special(name: str) -> int:
+            found = self._tokenizer.token_to_id(name)
+            if found is None:
+                raise ModelError(f"{path}: a BERT tokenizer needs {name} in its vocabulary")
+            return int(found)
+
+        self.pad_id, self.unk_id = special("[PAD]"), special("[UNK]")
+        self.bos_id, self.eos_id = special("[CLS]"), special("[SEP]")
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        return [np.asarray(each.ids, np.int32) for each in self._tokenizer.encode_batch(_clean(texts))]
+
+    def encode_plain(self, texts: Sequence[str]) -> list[Ids]:
+        encoded = self._tokenizer.encode_batch(_clean(texts), add_special_tokens=False)
+        return [np.asarray(each.ids, np.int32) for each in encoded]
+
+    def decode(self, ids: Sequence[int] | Ids) -> str:
+        special = (self.pad_id, self.bos_id, self.eos_id)
+        kept = [i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in special]
+        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
+
+    def identity_bytes(self) -> bytes:
+        # Truncation and padding are switched off here, so a file that differs only there is the same tokenizer.
+        kept = {key: value for key, value in self._definition.items() if key not in ("truncation", "padding")}
+        return b"wordpiece\0" + json.dumps(kept, sort_keys=True, ensure_ascii=True).encode()
+
+
+def load_tokenizer(directory: Path, spec: TokenizerSpec) -> Tokenizer:
+    """The tokenizer of a model directory. ModelError when its file is absent, damaged or lies outside the directory."""
+    path = directory / spec.file
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise ModelError(f"{directory}/config.json: tokenizer.file points outside the model directory")
+    return SentencePieceTokenizer(path) if spec.kind == "sentencepiece" else WordPieceTokenizer(path)

@@ -1,0 +1,182 @@
+"""Named tensors on disk: a lazy mapping, and a strict reader and streaming writer of the safetensors format.
+
+A T5-XXL checkpoint is 44 GB, so nothing here holds more than one tensor: files are memory-mapped, a transposed or cast
+tensor is made when it is asked for, and writing goes tensor by tensor. The format is a length, a JSON header and raw
+little-endian bytes; reading it here rather than through the safetensors package gives bfloat16 as a NumPy dtype and an
+error that names the tensor when a file is cut short or its header lies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .. import ModelError, StorageError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": BFLOAT16,
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_LARGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor's shape and dtype, and how to get its values."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[], Array]
+
+    def transposed(self) -> LazyTensor:
+        """The two-dimensional tensor with its axes exchanged."""
+        return LazyTensor(self.shape[::-1], self.dtype, lambda: np.ascontiguousarray(self.read().T))
+
+    def cast(self, dtype: np.dtype[Any]) -> LazyTensor:
+        """The same values in `dtype`."""
+        return self if dtype == self.dtype else LazyTensor(self.shape, dtype, lambda: self.read().astype(dtype))
+
+    def index(self, axis: int, position: int) -> LazyTensor:
+        """One slice along `axis`."""
+        shape = self.shape[:axis] + self.shape[axis + 1 :]
+        return LazyTensor(shape, self.dtype, lambda: np.take(self.read(), position, axis=axis))
+
+    def reshaped(self, *shape: int) -> LazyTensor:
+        """The same values in another shape of equal size."""
+        return LazyTensor(shape, self.dtype, lambda: self.read().reshape(shape))
+
+
+class Tensors(Mapping[str, Array]):
+    """A mapping from names to arrays, each read when asked for. `origin` names the file(s) in errors."""
+
+    def __init__(self, entries: Mapping[str, LazyTensor], origin: str) -> None:
+        self.entries = dict(entries)
+        self.origin = origin
+
+    def __getitem__(self, name: str) -> Array:
+        return self.lazy(name).read()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def lazy(self, name: str) -> LazyTensor:
+        """The unread tensor; ModelError when there is none of that name."""
+        try:
+            return self.entries[name]
+        except KeyError:
+            raise ModelError(f"{self.origin}: tensor {name} is missing") from None
+
+    def expect(self, name: str, shape: tuple[int, ...]) -> Array:
+        """The array of that name; ModelError when it is missing or of another shape."""
+        entry = self.lazy(name)
+        if entry.shape != shape:
+            raise ModelError(f"{self.origin}: tensor {name} is {list(entry.shape)}, expected {list(shape)}")
+        return entry.read()
+
+
+def in_memory(arrays: Mapping[str, Array], origin: str = "memory") -> Tensors:
+    """Tensors over arrays that already exist."""
+
+    def entry(array: Array) -> LazyTensor:
+        return LazyTensor(array.shape, array.dtype, lambda: array)
+
+    return Tensors({name: entry(np.asarray(array)) for name, array in arrays.items()}, origin)
+
+
+def read_safetensors(path: Path) -> Tensors:
+    """Maps one .safetensors file. ModelError when it is absent, cut short or its header is not sound."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+                raise ModelError(f"{path}: not a safetensors file, or cut short (header of {length} bytes)")
+            header = json.loads(file.read(length).decode("utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: the safetensors header is not valid JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise ModelError(f"{path}: the safetensors header is not a JSON object")
+    header.pop("__metadata__", None)
+    data = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.zeros(0, np.uint8)
+    return Tensors({name: _entry(path, name, value, data) for name, value in header.items()}, str(path))
+
+
+def _entry(path: Path, name: str, value: object, data: Array) -> LazyTensor:
+    try:
+        dtype = _DTYPES[value["dtype"]]  # type: ignore[index]
+        shape = tuple(int(extent) for extent in value["shape"])  # type: ignore[index]
+        begin, end = (int(offset) for offset in value["data_offsets"])  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(f"{path}: tensor {name} has no sound dtype, shape and data_offsets") from None
+    if min(shape, default=0) < 0 or not 0 <= begin <= end or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ModelError(f"{path}: tensor {name} has offsets that disagree with its shape {list(shape)}")
+    if end > data.size:
+        raise ModelError(f"{path}: cut short: tensor {name} ends at byte {end} of {data.size}")
+    return LazyTensor(shape, dtype, lambda: data[begin:end].view(dtype).reshape(shape))
+
+
+def read_sharded(directory: Path, index: str, read: Callable[[Path], Tensors]) -> Tensors:
+    """Tensors of a checkpoint cut into files by an index (`*.index.json`) that maps names to files of `directory`."""
+    path = directory / index
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: not a checkpoint index: {error}") from None
+    if any(not isinstance(name, str) or Path(name).name != name for name in files):
+        raise ModelError(f"{path}: names a file outside its directory")
+    parts = {name: read(directory / name) for name in files}
+    return Tensors({name: parts[file].lazy(name) for name, file in weight_map.items()}, str(path))
+
+
+def write_safetensors(path: Path, tensors: Tensors) -> None:
+    """Writes `tensors` one by one in the order of their names, flushed to disk. StorageError when that fails."""
+    header: dict[str, Any] = {}
+    offset = 0
+    for name in sorted(tensors):
+        entry = tensors.lazy(name)
+        if entry.dtype not in _NAMES:
+            raise ModelError(f"{tensors.origin}: tensor {name} is {entry.dtype}, which safetensors cannot hold")
+        end = offset + math.prod(entry.shape) * entry.dtype.itemsize
+        header[name] = {"dtype": _NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps({"__metadata__": {"format": "np"}} | header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    try:
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in sorted(tensors):
+                array = np.ascontiguousarray(tensors.expect(name, tensors.lazy(name).shape))
+                file.write(array.reshape(-1).view(np.uint8).data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,56 @@
+"""`glimmer evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ...reader.evaluation import RANKS, Evaluation
+from ...reader.evaluation import evaluate as evaluate_predictions
+from ..tables import grid
+from .options import json_option, print_json
+
+_SHOWN = ("accuracy", "em", "f1", "rougel", "Rprec", "recall@5", "KILT-em", "KILT-f1")
+
+
+@click.command()
+@click.argument("gold", type=click.Path(path_type=Path))
+@click.argument("guess", type=click.Path(path_type=Path))
+@click.option(
+    "--ranks",
+    default=",".join(map(str, RANKS)),
+    show_default=True,
+    help="The k of recall@k and the other ranked metrics, separated by commas; --json has them all.",
+)
+@json_option
+def evaluate(gold: Path, guess: Path, ranks: str, as_json: bool) -> None:
+    """Score predictions with KILT's metrics.
+
+    GOLD is a KILT file, or a directory with a file for each task; GUESS the predictions, a file or a directory with
+    files of the same names.
+
+    \b
+    Example:
+      glimmer evaluate nq-dev-kilt.jsonl nq-dev.predictions.jsonl
+    """
+    found = evaluate_predictions(gold=gold, guess=guess, ranks=_ranks(ranks))
+    for warning in found.warnings:
+        click.echo(f"glimmer: warning: {warning}", err=True)
+    print_json(found.to_json()) if as_json else click.echo(_table(found))
+
+
+def _ranks(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter("whole numbers separated by commas, such as 1,5,20", param_hint="--ranks") from None
+
+
+def _table(found: Evaluation) -> str:
+    rows = [
+        (task, questions, *(f"{100 * value:{len(name)}.2f}" for name, value in zip(_SHOWN, values, strict=True)))
+        for task, questions, values in found.table(_SHOWN)
+    ]
+    header = ("task", "questions", *_SHOWN)
+    return f"{grid(header, rows)}\n\nIn percent. A KILT score counts an answer only where Rprec is 1."

@@ -1,0 +1,265 @@
+"""The encode job: from sources to a committed memory. Plan, encode, commit; each stage resumes where it was cut.
+
+    plan     sources -> articles -> passages, one text shard for each 1,024, straight into the new segment
+    encode   a Beam graph over shards: tokens -> batches -> codec -> one Zarr shard, an entry in the ledger
+    commit   every shard is there: one catalog commit, version 1
+
+Until the commit no reader sees anything. The job's id follows from its sources and settings, so the same command goes
+on after a crash and says so when there is nothing left to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import GlimmerError, UsageError
+from ..encoders.memory_encoder import default_shapes
+from ..encoders.models import LoadedModel, load_model
+from ..storage.catalog import Catalog
+from ..storage.codecs import Codec, make_codec
+from ..storage.identity import EncoderIdentity, Identity, PassageSettings
+from ..storage.ledger import JOBS, Ledger
+from ..storage.manifest import Manifest
+from ..storage.memory import Memory, commit
+from ..storage.segment import SegmentWriter
+from .engines import Engine
+from .jobs import Encoding, check_identity, encode_segment, job_id, plan_listener, planned_rows, segment_id, timed
+from .passages import DEFAULT_WORDS
+from .plan import PlanSummary, plan
+from .progress import Progress, Quiet
+from .sources import source_identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeResult:
+    """What an encode job made, or found done.
+
+    Attributes:
+        memory, version, job: where, which version, by which job.
+        nothing_to_do: the same job had been committed before.
+        plan: counts of articles, passages, tokens and rejected records.
+        bytes_written: the segment's bytes: codes, lengths and text.
+        code_bytes_written: of these, the codes.
+        compression: bytes of the same tokens as plain bfloat16, over `code_bytes_written`.
+        resumed: passages that an earlier, interrupted run had encoded.
+        rejects: the dead-letter file, None when nothing was rejected.
+        seconds: wall time of each stage, in seconds; empty when there was nothing to do.
+    """
+
+    memory: Path
+    version: int
+    job: str
+    nothing_to_do: bool
+    plan: PlanSummary
+    bytes_written: int
+    code_bytes_written: int
+    compression: float
+    rejects: Path | None
+    resumed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, for `--json`."""
+        record = asdict(self) | {"memory": str(self.memory), "rejects": self.rejects and str(self.rejects)}
+        return record | {"plan": {k: v for k, v in self.plan.to_json().items() if k != "lengths"}}
+
+
+def encode(
+    *,
+    sources: Sequence[str],
+    memory: str | Path,
+    model: str,
+    codec: str = "int8",
+    format: str | None = None,
+    passage_words: int = DEFAULT_WORDS,
+    precision: str = "bfloat16",
+    strict: bool = False,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+) -> EncodeResult:
+    """Encodes `sources` into a new memory, or goes on with a job that was cut.
+
+    Args:
+        sources: paths, directories, globs, fsspec URLs or `tfds:` names.
+        memory: the directory to make.
+        model: a model directory or a built-in name.
+        codec: how token representations are stored: `float32`, `bfloat16` or `int8`.
+        format: the sources' format; None tells it from their content.
+        passage_words: words aimed at in a passage.
+        precision: of the encoder's products, `bfloat16` or `float32`.
+        strict: stop at the first record that cannot be used instead of setting it aside.
+        engine: where the Beam graph runs; None runs it in this process.
+        progress: hears how the job goes.
+
+    Raises InputError for sources that cannot be used, UsageError for a memory that holds something else already,
+    MismatchError for a memory of another encoder or other settings, ConflictError while another process runs the same
+    job, StorageError when the file system refuses. Nothing is committed then; what was encoded is kept for a next try.
+    """
+    progress = progress or Quiet()
+    directory = Path(memory)
+    loaded = load_model(model)
+    stored_as = make_codec(codec, loaded.config.encoder.d_model)
+    identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=precision)
+    depends_on = {
+        "sources": [source_identity(source) for source in sources],
+        "format": format,
+        "strict": strict,
+        "fingerprint": loaded.fingerprint,
+        "precision": precision,
+        "passages": asdict(identity.passages),
+        "codec": dict(identity.codec),
+        "shapes": identity.shapes,
+    }
+    job = job_id("encode", depends_on)
+    rejects = directory / JOBS / f"{job}.rejected.jsonl"
+    done = _check_memory(directory, identity, job, sources)
+    if done is not None:
+        return _result(directory, done, stored_as, rejects, nothing_to_do=True, seconds={})
+
+    seconds: dict[str, float] = {}
+    ledger = Ledger(directory, job)
+    with _fresh_directories_undone(directory, job), ledger.lock():
+        planned = ledger.read_plan()
+        if planned is None:
+            with timed(seconds, "plan"):
+                progress.stage("plan", total=None, unit="passages")
+                summary = plan(
+                    sources=sources,
+                    tokenise=loaded.passage_tokens,
+                    window=identity.passages.window,
+                    writer=SegmentWriter(directory, segment_id(job)),
+                    passage_words=passage_words,
+                    format=format,
+                    strict=strict,
+                    rejects_path=rejects,
+                    progress=plan_listener(progress),
+                )
+                progress.done()
+                ledger.write_plan(summary.to_json())
+        else:
+            summary = PlanSummary.from_json(planned)
+            progress.say(f"going on with job {job}: {ledger.progress().rows:,} of {summary.passages:,} passages done")
+        Memory.create(directory, identity)
+        resumed = ledger.progress().rows
+        with timed(seconds, "encode"):
+            sealed = encode_segment(
+                memory=directory,
+                job=job,
+                encoding=Encoding.checked(loaded, identity, directory),
+                rows=summary.passages,
+                code_bytes=stored_as.code_bytes,
+                engine=engine or Engine(),
+                progress=progress,
+            )
+        with timed(seconds, "commit"):
+            records = ledger.records().values()
+            manifest = commit(
+                directory,
+                base=0,
+                job=job,
+                operation="encode",
+                add=planned_rows(SegmentWriter(directory, segment_id(job)), summary.shards),
+                segments=[sealed],
+                details={
+                    "plan": summary.to_json(),
+                    "bytes_written": sealed.bytes,
+                    "code_bytes_written": sum(record.codes_bytes for record in records),
+                    "sources": [str(source) for source in sources],
+                },
+            )
+        ledger.clear()
+    return _result(directory, manifest, stored_as, rejects, nothing_to_do=False, seconds=seconds, resumed=resumed)
+
+
+def _identity(loaded: LoadedModel, name: str, codec: Codec, *, passage_words: int, precision: str) -> Identity:
+    config = loaded.config
+    return Identity(
+        encoder=EncoderIdentity(
+            name=Path(name).name or name,
+            source=name if Path(name).name == name else str(Path(name).resolve()),
+            fingerprint=loaded.fingerprint,
+            family=config.encoder.family,
+            d_model=config.encoder.d_model,
+            memory_layers=config.memory_layers,
+            precision=precision,
+        ),
+        passages=PassageSettings(words=passage_words, template=config.passage_template, window=config.window),
+        codec=codec.spec(),
+        shapes=default_shapes(config.window),
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def _check_memory(directory: Path, identity: Identity, job: str, sources: Sequence[str]) -> Manifest | None:
+    """The commit of this very job if it is in the history; None if the job may run; an error if it may not."""
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory}: is a file; --memory names a directory")
+    if not Catalog(directory).exists:
+        strangers = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+        if set(strangers) - {"segments", "jobs", "memory.json", "codec", "passages", "indexes"}:
+            raise UsageError(f"{directory}: holds other files ({strangers[0]} …); name a new or empty directory")
+        return None
+    found = Memory.open(directory, check=False)
+    for manifest in found.history():
+        if manifest.job == job:
+            return manifest
+    check_identity(identity, found.identity, directory)
+    if found.version:
+        raise UsageError(
+            f"{directory} holds version {found.version} already, made from other sources or settings; to bring it "
+            f"up to date run `glimmer refresh {' '.join(map(str, sources))} --memory {directory}`, or name another "
+            f"directory"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def _fresh_directories_undone(directory: Path, job: str) -> Iterator[None]:
+    """Removes what a refused plan left behind, so that a mistyped source does not leave a memory that is none.
+
+    A plan that finished is kept whatever happens later: the next try goes on from it.
+    """
+    try:
+        yield
+    except GlimmerError:
+        ledger = Ledger(directory, job)
+        if not Catalog(directory).exists and not (ledger.directory / "plan.json").exists():
+            ledger.clear()
+            shutil.rmtree(directory / "segments" / segment_id(job), ignore_errors=True)
+            for path in (directory / "segments", directory / JOBS, directory):
+                with contextlib.suppress(OSError):  # not empty, or never made
+                    path.rmdir()
+        raise
+
+
+def _result(
+    directory: Path,
+    manifest: Manifest,
+    codec: Codec,
+    rejects: Path,
+    *,
+    nothing_to_do: bool,
+    seconds: dict[str, float],
+    resumed: int = 0,
+) -> EncodeResult:
+    summary = PlanSummary.from_json(manifest.details["plan"])
+    written = int(manifest.details["code_bytes_written"])
+    return EncodeResult(
+        memory=directory,
+        version=manifest.version,
+        job=manifest.job,
+        nothing_to_do=nothing_to_do,
+        plan=summary,
+        bytes_written=int(manifest.details["bytes_written"]),
+        code_bytes_written=written,
+        compression=summary.tokens * codec.width * 2 / written,
+        rejects=rejects if rejects.exists() else None,
+        resumed=resumed,
+        seconds=seconds,
+    )

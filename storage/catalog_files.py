@@ -1,0 +1,152 @@
+"""The catalog's Parquet files: written by pyarrow with page checksums, read only with the recorded SHA-256.
+
+A file holds up to a million rows sorted by (segment, row), so that a refresh replaces the files that hold dead rows and
+leaves the others, and so that a scan meets the rows in the order of the payload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .. import DamageError, UsageError
+from .files import damage, sha256_bytes, sha256_file, translated, write_atomic
+from .manifest import CatalogFile
+from .passage import Passage
+
+CATALOG_SCHEMA = pa.schema(
+    [
+        pa.field("passage_id", pa.string(), nullable=False),
+        pa.field("segment", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("n_tokens", pa.int32(), nullable=False),
+        pa.field("article_id", pa.string(), nullable=False),
+        pa.field("start_paragraph_id", pa.int32(), nullable=False),
+        pa.field("start_character", pa.int32(), nullable=False),
+        pa.field("end_paragraph_id", pa.int32(), nullable=False),
+        pa.field("end_character", pa.int32(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),
+    ]
+)
+"""Columns of the catalog. Where a passage begins and ends is here, not only in the text shard, because it may move
+while the passage's text, and so its row in a segment, stays."""
+
+MAX_FILE_ROWS = 1_000_000
+_ROW_GROUP = 131_072
+
+
+def write_catalog_files(
+    directory: Path, batches: Iterable[pa.Table | pa.RecordBatch], *, max_rows: int = MAX_FILE_ROWS
+) -> Iterator[CatalogFile]:
+    """Writes `batches` (columns of CATALOG_SCHEMA, any order) as files of at most `max_rows` rows; yields each.
+
+    Rows stay in the files they arrive for, sorted by (segment, row) within each; give them sorted for files that do not
+    overlap. Holds one file's rows at a time. Raises UsageError for rows that do not fit the schema, StorageError.
+    """
+    pending: list[pa.Table] = []
+    waiting, number = 0, 0
+    for batch in batches:
+        table = _conformed(batch)
+        while table.num_rows:
+            part = table.slice(0, max_rows - waiting)
+            table = table.slice(part.num_rows)
+            pending.append(part)
+            waiting += part.num_rows
+            if waiting == max_rows:
+                yield _write_file(directory, pa.concat_tables(pending), number)
+                pending, waiting, number = [], 0, number + 1
+    if pending:
+        yield _write_file(directory, pa.concat_tables(pending), number)
+
+
+def _conformed(batch: pa.Table | pa.RecordBatch) -> pa.Table:
+    table = pa.table(batch) if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+    missing = [name for name in CATALOG_SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise UsageError(f"catalog rows lack the columns {missing}")
+    table = table.select(CATALOG_SCHEMA.names)
+    empty = [name for name in table.column_names if table.column(name).null_count]
+    if empty:
+        raise UsageError(f"catalog rows have nulls in {empty}")
+    try:
+        return table.cast(CATALOG_SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise UsageError(f"catalog rows do not fit the schema: {error}") from error
+
+
+def _write_file(directory: Path, table: pa.Table, number: int) -> CatalogFile:
+    table = table.sort_by([("segment", "ascending"), ("row", "ascending")])
+    name = f"part-{number:05d}-{uuid.uuid4().hex}.parquet"
+    path = directory / name
+    write_atomic(
+        path,
+        lambda file: pq.write_table(
+            table,
+            file,
+            compression="zstd",
+            use_dictionary=["segment", "article_id"],
+            row_group_size=_ROW_GROUP,
+            write_page_checksum=True,
+            write_statistics=["segment", "row"],
+        ),
+    )
+    sha256, size = sha256_file(path)
+    counts = table.column("segment").value_counts().to_pylist()
+    return CatalogFile(
+        name=name,
+        bytes=size,
+        rows=table.num_rows,
+        tokens=pc.sum(table.column("n_tokens")).as_py(),
+        sha256=sha256,
+        segments={entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda entry: str(entry["values"]))},
+    )
+
+
+def read_catalog_file(
+    directory: Path, file: CatalogFile, columns: Sequence[str] | None = None, *, batch_rows: int = _ROW_GROUP
+) -> Iterator[pa.RecordBatch]:
+    """The rows of one catalog file in batches, after its size and SHA-256 have been checked.
+
+    Raises DamageError naming the file if it is missing, not what was committed, or points outside what the manifest
+    says.
+    """
+    path, remedy = directory / file.name, f"run `glimmer verify {directory.parent}`"
+    wanted = list(columns) if columns is not None else CATALOG_SCHEMA.names
+    unknown = set(wanted) - set(CATALOG_SCHEMA.names)
+    if unknown:
+        raise UsageError(f"the catalog has no columns {sorted(unknown)}")
+    with translated(path, damage(path, remedy)):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise DamageError(f"{path}: the catalog file is missing; {remedy}") from None
+        if len(content) != file.bytes or sha256_bytes(content) != file.sha256:
+            raise DamageError(f"{path}: the bytes are not those that were committed; {remedy}")
+        with contextlib.closing(pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)) as parquet:
+            if parquet.metadata.num_rows != file.rows or not parquet.schema_arrow.equals(CATALOG_SCHEMA):
+                raise DamageError(f"{path}: not a catalog file of this version; {remedy}")
+            yield from parquet.iter_batches(batch_rows, columns=wanted)
+
+
+def passage_rows(passages: Sequence[Passage], segment: str, first_row: int) -> pa.Table:
+    """Catalog rows for `passages`, which stand in `segment` at rows `first_row`, `first_row + 1`, …"""
+    columns: dict[str, pa.Array] = {}
+    for field in CATALOG_SCHEMA:
+        if field.name == "segment":
+            values: Any = [segment] * len(passages)
+        elif field.name == "row":
+            values = np.arange(first_row, first_row + len(passages), dtype=np.int32)
+        elif field.name == "n_tokens":
+            values = [len(passage.tokens) for passage in passages]
+        else:
+            values = [getattr(passage, field.name) for passage in passages]
+        columns[field.name] = pa.array(values, field.type)
+    return pa.table(columns, CATALOG_SCHEMA)

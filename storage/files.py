@@ -1,0 +1,153 @@
+"""Files as storage needs them: whole or absent, flushed to disk, hashed, and with errors that say what to do.
+
+Everything Glimmer writes itself goes through `write_atomic` (temporary name, fsync, rename, fsync of the directory),
+so a crash leaves the old file or the new one. What the libraries below us raise (TensorStore, Delta Lake, Arrow, the
+operating system) is turned into Glimmer's own errors by `translated`, in one place, so that the rules are the same
+everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from .. import DamageError, GlimmerError, StorageError
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Names that begin so are never read: leftovers of a killed process, deleted by vacuum."""
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space or choose another place, then run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another place, then run the same command again",
+    errno.EROFS: "the file system is read-only; choose a place that can be written",
+    errno.EACCES: "permission denied; check the owner and mode of this path",
+    errno.EPERM: "operation not permitted; check the owner and mode of this path",
+    errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
+    errno.ENFILE: "too many open files on this machine",
+    errno.EIO: "the device reported an input/output error; check the disk, then run `glimmer verify`",
+}
+# The C++ and Rust libraries give no errno, only text.
+_TEXT_CODES = (
+    ("no space left on device", errno.ENOSPC),
+    ("disk quota exceeded", errno.EDQUOT),
+    ("read-only file system", errno.EROFS),
+    ("permission denied", errno.EACCES),
+    ("permission_denied", errno.EACCES),
+    ("operation not permitted", errno.EPERM),
+    ("too many open files", errno.EMFILE),
+    ("input/output error", errno.EIO),
+)
+
+
+def storage_error(path: Path | str, error: BaseException) -> StorageError | None:
+    """The StorageError for `error` if the file system refused (disk full, read-only, permission …), else None."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code not in _REMEDIES:
+        text = str(error).lower()
+        code = next((number for words, number in _TEXT_CODES if words in text), None)
+    if code is None:
+        return None
+    place = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else path
+    return StorageError(f"{place}: {_REMEDIES[code]}")
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The text of `error` on one line, cut at `limit` characters and before a Rust backtrace."""
+    text = " ".join(str(error).split("\n   0: ")[0].split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+@contextlib.contextmanager
+def translated(path: Path | str, otherwise: Callable[[str], GlimmerError]) -> Iterator[None]:
+    """Turns foreign exceptions raised inside into Glimmer's: StorageError if the file system refused, or `otherwise`.
+
+    `otherwise` receives the foreign message on one line and returns the error to raise. Rust panics, which do not
+    derive from Exception, are translated too; KeyboardInterrupt, SystemExit and MemoryError pass through untouched.
+    """
+    try:
+        yield
+    except (GlimmerError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise storage_error(path, error) or otherwise(one_line(error)) from error
+
+
+def damage(path: Path | str, remedy: str) -> Callable[[str], GlimmerError]:
+    """For `translated`: a DamageError that names `path`, the cause and the remedy."""
+    return lambda text: DamageError(f"{path}: {text}; {remedy}")
+
+
+def sync_directory(directory: Path) -> None:
+    """Flushes `directory`'s entries, so that a renamed file survives a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(directory: Path) -> None:
+    """`mkdir -p` whose failures say what to do."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(directory, error) or StorageError(f"{directory}: {one_line(error)}") from error
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes) -> None:
+    """Writes `path` so that it holds all of the new content or stays what it was; flushed when this returns.
+
+    The directory must exist. Raises StorageError (disk full, read-only, permission); nothing is left behind then.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "wb") as file:
+            if isinstance(write, bytes):
+                file.write(write)
+            else:
+                write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        refused = storage_error(path, error) if isinstance(error, Exception) else None
+        if refused is not None and not isinstance(error, GlimmerError):
+            raise refused from error
+        raise
+
+
+def sha256_bytes(data: bytes | memoryview) -> str:
+    """SHA-256 of `data` in lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> tuple[str, int]:
+    """SHA-256 in hex and size in bytes of the file at `path`, read in blocks; raises OSError as `open` does."""
+    digest, size, block = hashlib.sha256(), 0, memoryview(bytearray(1 << 20))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            size += count
+    return digest.hexdigest(), size
+
+
+def listed_sizes(directory: Path) -> dict[str, int]:
+    """Name -> size in bytes of the plain files in `directory`, from one listing; empty when it does not exist."""
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries if entry.is_file()}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise storage_error(directory, error) or StorageError(f"{directory}: {one_line(error)}") from error

@@ -1,0 +1,105 @@
+"""`indexes/<version>/`: what can always be rebuilt from one version. Here, where its id map is found, or else built.
+
+The id map is built before the commit that needs it, from the very files the commit names, so a commit that would list
+a passage twice is stopped. If it is missing or damaged it is built again; where the memory cannot be written, in the
+user's cache directory, or as a last resort in a temporary one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import DamageError, StorageError
+from .catalog import Catalog
+from .files import TEMPORARY_PREFIX, make_directories
+from .idmap import SCAN_COLUMNS, IdMap, build_id_map, open_id_map, segment_bases
+from .manifest import Manifest
+
+INDEXES = "indexes"
+ID_MAP = "ids.map"
+
+
+def index_directory(memory: Path, version: int) -> Path:
+    """`indexes/<version>/` of a memory."""
+    return memory / INDEXES / str(version)
+
+
+def build(catalog: Catalog, manifest: Manifest, path: Path) -> None:
+    """Builds the id map of `manifest` at `path`; raises DamageError, StorageError."""
+    make_directories(path.parent)
+    build_id_map(
+        path,
+        catalog.scan(manifest, SCAN_COLUMNS),
+        rows=manifest.passages,
+        bases=segment_bases({name: entry.rows for name, entry in manifest.segments.items()}),
+        content_sha256=manifest.content_sha256,
+    )
+
+
+def open_or_build(catalog: Catalog, manifest: Manifest, *, rebuild: bool = False) -> tuple[IdMap, object]:
+    """The id map of `manifest` and an object to keep alive as long as it is used.
+
+    With `rebuild`, maps already there are not trusted. Raises DamageError if the catalog cannot be read.
+    """
+    home = index_directory(catalog.memory, manifest.version) / ID_MAP
+    cached = _cache_directory() / manifest.content_sha256 / ID_MAP
+    if not rebuild:
+        for path in (home, cached):
+            found = _usable(path, manifest)
+            if found is not None:
+                return found, None
+    for path in (home, cached):
+        with contextlib.suppress(StorageError):
+            build(catalog, manifest, path)
+            return IdMap(path, content_sha256=manifest.content_sha256), None
+    holder = tempfile.TemporaryDirectory(prefix="glimmer-")
+    path = Path(holder.name) / ID_MAP
+    build(catalog, manifest, path)
+    return IdMap(path, content_sha256=manifest.content_sha256), holder
+
+
+def _usable(path: Path, manifest: Manifest) -> IdMap | None:
+    try:
+        return open_id_map(path, content_sha256=manifest.content_sha256) if path.exists() else None
+    except (OSError, StorageError):
+        return None
+
+
+def _cache_directory() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "glimmer" / INDEXES
+
+
+@contextlib.contextmanager
+def prepared(catalog: Catalog) -> Iterator[_Preparation]:
+    """For a commit: pass `.build` as its `prepare`, call `.install` with the manifest it returned."""
+    preparation = _Preparation(catalog)
+    try:
+        yield preparation
+    finally:
+        shutil.rmtree(preparation.directory, ignore_errors=True)
+
+
+class _Preparation:
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self.directory = catalog.memory / INDEXES / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+
+    def build(self, manifest: Manifest) -> None:
+        """Builds the map beside its place; what it raises stops the commit."""
+        build(self._catalog, manifest, self.directory / ID_MAP)
+
+    def install(self, manifest: Manifest) -> None:
+        """Moves the map to its version. Failing here loses nothing: the first reader builds it."""
+        home = index_directory(self._catalog.memory, manifest.version)
+        with contextlib.suppress(OSError, StorageError, DamageError):
+            built = open_id_map(self.directory / ID_MAP, content_sha256=manifest.content_sha256)
+            if built is not None and _usable(home / ID_MAP, manifest) is None:
+                make_directories(home)
+                os.replace(self.directory / ID_MAP, home / ID_MAP)

@@ -1,0 +1,141 @@
+"""The ledger of a job under way: its plan, one small file a finished shard, a lock held by the process that runs it.
+
+A shard counts as done when its record is there, whole. Records are written after the shard's own files are flushed,
+each to a temporary name that is then renamed, so workers need no coordination and a crash costs the shards under way.
+Names carry the row counts: progress is one directory listing, from any thread or process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import ConflictError, DamageError, StorageError, UsageError
+from .files import make_directories, one_line, storage_error, translated, write_atomic
+from .layout import ShardRecord
+from .manifest import check_name
+
+JOBS = "jobs"
+_PLAN = "plan.json"
+_SHARDS = "shards"
+_LOCK = "lock"
+_RECORD_NAME = re.compile(r"(\d{1,9})-(\d{1,4})\.json")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: shards and rows finished."""
+
+    shards: int
+    rows: int
+
+
+class Ledger:
+    """`jobs/<job>/` of the memory at `memory`. Holds no state, so any process may open it."""
+
+    def __init__(self, memory: Path | str, job: str) -> None:
+        if not check_name(job):
+            raise UsageError(f"job id {job!r} is not made of lower-case letters, digits and hyphens (at most 64)")
+        self.job = job
+        self.directory = Path(memory) / JOBS / job
+        self._shards = self.directory / _SHARDS
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the job for this process; released when the block or the process ends, however it ends.
+
+        Raises ConflictError at once if another process holds it. Workers of the job do not take it.
+        """
+        make_directories(self._shards)
+        path = self.directory / _LOCK
+        with contextlib.ExitStack() as stack:
+            with translated(path, lambda text: StorageError(f"{path}: {text}")):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                stack.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                        raise
+                    holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+                    raise ConflictError(
+                        f"{self.directory}: the job is being run by {holder or 'another process'}; wait for it to end"
+                    ) from None
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            yield
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Records the finished plan, a JSON object; from then on planning need not be repeated."""
+        make_directories(self._shards)
+        write_atomic(self.directory / _PLAN, _sealed(plan))
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """The plan, or None if planning has not finished; raises DamageError if the file is damaged."""
+        path = self.directory / _PLAN
+        with translated(
+            path, lambda text: DamageError(f"{path}: {text}; delete {self.directory} and run the job again")
+        ):
+            try:
+                return _opened(path.read_bytes())
+            except FileNotFoundError:
+                return None
+
+    def record(self, record: ShardRecord) -> None:
+        """Marks a shard as done; repeating it is harmless. Call it after `SegmentWriter.write_shard` returned."""
+        make_directories(self._shards)
+        write_atomic(self._shards / f"{record.shard}-{record.rows}.json", _sealed(record.to_json()))
+
+    def records(self) -> dict[int, ShardRecord]:
+        """Shard -> record of every shard that is done. A damaged record counts as not done: its shard is made again."""
+        found: dict[int, ShardRecord] = {}
+        for name in self._names():
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                record = ShardRecord.from_json(_opened((self._shards / name).read_bytes()))
+                if name == f"{record.shard}-{record.rows}.json":
+                    found[record.shard] = record
+        return found
+
+    def progress(self) -> Progress:
+        """Shards and rows done, by names alone: cheap enough to ask several times a second."""
+        rows = [int(match.group(2)) for name in self._names() if (match := _RECORD_NAME.fullmatch(name))]
+        return Progress(len(rows), sum(rows))
+
+    def clear(self) -> None:
+        """Deletes the ledger, when the job's commit is in the history."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self._shards) if _RECORD_NAME.fullmatch(name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise storage_error(self._shards, error) or StorageError(f"{self._shards}: {one_line(error)}") from error
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
+
+
+def _opened(content: bytes) -> dict[str, Any]:
+    """Inverse of `_sealed`; raises ValueError if the checksum disagrees."""
+    checksum, _, text = content.decode().rstrip("\n").partition(" ")
+    if f"{zlib.crc32(text.encode()):08x}" != checksum:
+        raise ValueError("the file fails its checksum")
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("the file is not an object")
+    return value

@@ -1,0 +1,129 @@
+"""Text shards: the passages of up to 1,024 rows in one Arrow IPC file, memory-mapped, every row checked as it is read.
+
+Arrow trusts the offsets in a file, so a flipped bit could read outside a buffer. Here the columns are read through
+numpy views with bounds checked, and a row counts only if its CRC-32 (`Passage.checksum`) agrees: a damaged row is an
+error that names it, never a crash and never wrong text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from .. import DamageError, UsageError
+from .files import damage, storage_error, translated, write_atomic
+from .passage import PASSAGE_SCHEMA, SHARD_ROWS, Passage, passage_batch
+
+_TEXT_COLUMNS = ("passage_id", "article_id", "title", "text", "content_hash")
+_INTEGER_COLUMNS = ("start_paragraph_id", "start_character", "end_paragraph_id", "end_character")
+
+
+def write_text_shard(path: Path, passages: Sequence[Passage]) -> None:
+    """Writes 1 to 1,024 passages as the text shard `path`: whole or not at all, flushed; equal input, equal bytes.
+
+    Raises UsageError for passages that cannot be stored, StorageError when the file system refuses.
+    """
+    if not 1 <= len(passages) <= SHARD_ROWS:
+        raise UsageError(f"{path}: a text shard holds 1 to {SHARD_ROWS} passages, not {len(passages)}")
+    batch = passage_batch(passages)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, PASSAGE_SCHEMA) as writer:
+        writer.write_batch(batch)
+    write_atomic(path, memoryview(sink.getvalue()).tobytes())
+
+
+class TextShard:
+    """One text shard, open and memory-mapped. Rows are checked when they are read, not before.
+
+    `path` is the file; `remedy` ends the message of a DamageError.
+    """
+
+    def __init__(self, path: Path, remedy: str = "run `glimmer verify`") -> None:
+        self.path = path
+        self._remedy = remedy
+        with translated(path, damage(path, remedy)):
+            try:
+                reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            except FileNotFoundError:
+                raise DamageError(f"{path}: the text shard is missing; {remedy}") from None
+            if reader.num_record_batches != 1 or not reader.schema.equals(PASSAGE_SCHEMA):
+                raise DamageError(f"{path}: not a text shard of this version; {remedy}")
+            batch = reader.get_batch(0)
+        self.rows: int = batch.num_rows
+        if not 1 <= self.rows <= SHARD_ROWS:
+            raise DamageError(f"{path}: holds {self.rows} rows, expected 1 to {SHARD_ROWS}; {remedy}")
+        # Keep numpy views alone: they hold the mapping, and slicing them cannot leave a buffer.
+        self._offsets: dict[str, npt.NDArray[np.int32]] = {}
+        self._data: dict[str, npt.NDArray[Any]] = {}
+        with translated(path, damage(path, remedy)):
+            for name in _TEXT_COLUMNS:
+                self._offsets[name] = self._view(batch, name, 1, np.int32, self.rows + 1)
+                self._data[name] = self._view(batch, name, 2, np.uint8)
+            self._offsets["tokens"] = self._view(batch, "tokens", 1, np.int32, self.rows + 1)
+            self._data["tokens"] = self._view(batch, "tokens", 3, np.uint32)
+            for name in _INTEGER_COLUMNS:
+                self._data[name] = self._view(batch, name, 1, np.int32, self.rows)
+            self._data["checksum"] = self._view(batch, "checksum", 1, np.uint32, self.rows)
+
+    def _view(
+        self, batch: pa.RecordBatch, column: str, buffer: int, dtype: Any, count: int | None = None
+    ) -> npt.NDArray[Any]:
+        array = batch.column(batch.schema.get_field_index(column))
+        buffers = array.buffers()
+        if any(validity is not None for validity in buffers[:1] + (buffers[2:3] if column == "tokens" else [])):
+            raise DamageError(f"{self.path}: column {column} holds nulls; {self._remedy}")
+        data = buffers[buffer]
+        if data is None:
+            return np.zeros(0, dtype)
+        items = np.frombuffer(data, np.uint8)
+        items = items[: len(items) - len(items) % np.dtype(dtype).itemsize].view(dtype)
+        if count is None:
+            return items
+        if len(items) < count:
+            raise DamageError(f"{self.path}: column {column} is cut short; {self._remedy}")
+        return items[:count]
+
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """int32 [rows]: tokens of each passage, as the offsets say (a row's checksum is not read for this)."""
+        return np.diff(self._offsets["tokens"]).astype(np.int32)
+
+    def passage(self, row: int) -> Passage:
+        """The passage in `row` of this shard; raises DamageError naming row and file if it is not what was written."""
+        if not 0 <= row < self.rows:
+            raise DamageError(f"{self.path}: has {self.rows} rows, row {row} was asked for; {self._remedy}")
+        try:
+            values: dict[str, Any] = {name: self._slice(name, row).tobytes().decode() for name in _TEXT_COLUMNS}
+            tokens = self._slice("tokens", row)
+        except (ValueError, UnicodeDecodeError):
+            raise self._damaged(row) from None
+        values |= {name: int(self._data[name][row]) for name in _INTEGER_COLUMNS}
+        passage = Passage(**values, tokens=tokens.astype(np.int32))
+        if passage.checksum() != int(self._data["checksum"][row]):
+            raise self._damaged(row)
+        return passage
+
+    def _slice(self, column: str, row: int) -> npt.NDArray[Any]:
+        start, stop = (int(edge) for edge in self._offsets[column][row : row + 2])
+        if not 0 <= start <= stop <= len(self._data[column]):
+            raise ValueError(column)
+        return self._data[column][start:stop]
+
+    def _damaged(self, row: int) -> DamageError:
+        return DamageError(f"{self.path}: row {row} fails its checksum; {self._remedy}")
+
+    def passages(self) -> list[Passage]:
+        """All passages of the shard, in row order, each checked."""
+        return [self.passage(row) for row in range(self.rows)]
+
+
+def read_text_shard(path: Path) -> list[Passage]:
+    """All passages of the text shard at `path`, each checked; raises DamageError or StorageError."""
+    try:
+        return TextShard(path).passages()
+    except OSError as error:
+        raise storage_error(path, error) or DamageError(f"{path}: {error}; run `glimmer verify`") from error

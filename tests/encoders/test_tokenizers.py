@@ -1,0 +1,106 @@
+"""Token ids agree with the original tokenizers', odd Unicode included; identities change only with the tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from glimmer import ModelError
+from glimmer.encoders.config import TokenizerSpec
+from glimmer.encoders.models import LoadedModel
+from glimmer.encoders.tokenizers import SentencePieceTokenizer, Tokenizer, WordPieceTokenizer, load_tokenizer
+
+GOLDEN = json.loads((Path(__file__).resolve().parent.parent / "goldens" / "tokenizers.json").read_text())
+# Hugging Face's port drops control characters and reads the names of special tokens in a text as those tokens; T5 was
+# trained with SentencePiece, which does neither.
+PORT_DIFFERS = {text for text in GOLDEN["texts"] if "\u0001" in text or "</s>" in text}
+
+
+@pytest.fixture(scope="module")
+def t5(shared_data: Path) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(shared_data / "t5" / "spiece.model")
+
+
+@pytest.fixture(scope="module")
+def minilm(minilm_model: LoadedModel) -> WordPieceTokenizer:
+    return WordPieceTokenizer(minilm_model.path / "tokenizer.json")
+
+
+def test_t5_ids_equal_sentencepiece_and_transformers(t5: SentencePieceTokenizer) -> None:
+    for text, ids, port, reference in zip(
+        GOLDEN["texts"],
+        t5.encode(GOLDEN["texts"]),
+        GOLDEN["t5_transformers"],
+        GOLDEN["t5_sentencepiece"],
+        strict=True,
+    ):
+        assert ids.tolist() == reference, text
+        if text not in PORT_DIFFERS:
+            assert ids.tolist() == port, text
+
+
+def test_minilm_ids_equal_transformers(minilm: WordPieceTokenizer) -> None:
+    for text, ids, reference in zip(GOLDEN["texts"], minilm.encode(GOLDEN["texts"]), GOLDEN["minilm"], strict=True):
+        assert ids.tolist() == reference, text
+
+
+def test_long_texts_are_neither_cut_nor_padded(t5: SentencePieceTokenizer, minilm: WordPieceTokenizer) -> None:
+    for tokenizer in (t5, minilm):
+        long, short = tokenizer.encode(["word " * 3000, "word"])
+        assert len(long) >= 3000
+        assert len(short) <= 3
+
+
+@pytest.mark.parametrize("name", ["t5", "minilm"])
+def test_plain_ids_are_the_ids_without_specials(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer: Tokenizer = request.getfixturevalue(name)
+    (whole,), (plain,) = tokenizer.encode(["Zürich is a city."]), tokenizer.encode_plain(["Zürich is a city."])
+    assert [i for i in whole if i not in (tokenizer.bos_id, tokenizer.eos_id)] == plain.tolist()
+    assert whole[-1] == tokenizer.eos_id
+
+
+@pytest.mark.parametrize("name", ["t5", "minilm"])
+def test_decoding_leaves_out_specials_and_ids_beyond_the_vocabulary(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer: Tokenizer = request.getfixturevalue(name)
+    (ids,) = tokenizer.encode(["the capital of france"])
+    extended = [tokenizer.pad_id, *ids.tolist(), tokenizer.vocab_size + 5, -1, tokenizer.pad_id]
+    assert tokenizer.decode(extended) == "the capital of france"
+
+
+@pytest.mark.parametrize("name", ["t5", "minilm"])
+def test_a_lone_surrogate_is_text_too(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer: Tokenizer = request.getfixturevalue(name)
+    broken, clean = tokenizer.encode(["half \ud83d pair", "half ? pair"])
+    assert broken.tolist() == clean.tolist()
+
+
+def test_identity_ignores_truncation_and_padding_only(minilm_model: LoadedModel, tmp_path: Path) -> None:
+    minilm_directory = minilm_model.path
+    original = WordPieceTokenizer(minilm_directory / "tokenizer.json")
+    definition = json.loads((minilm_directory / "tokenizer.json").read_text(encoding="utf-8"))
+    definition["truncation"] = None
+    (tmp_path / "a.json").write_text(json.dumps(definition, indent=1))
+    definition["model"]["vocab"]["[unused0]"], definition["model"]["vocab"]["[unused1]"] = 2, 1
+    (tmp_path / "b.json").write_text(json.dumps(definition))
+    assert WordPieceTokenizer(tmp_path / "a.json").identity_bytes() == original.identity_bytes()
+    assert WordPieceTokenizer(tmp_path / "b.json").identity_bytes() != original.identity_bytes()
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "wordpiece"])
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"{}", b"\xff\xfe\x00", None])
+def test_a_damaged_or_absent_file_is_a_model_error_naming_it(tmp_path: Path, kind: str, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "tokenizer").write_bytes(content)
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_tokenizer(tmp_path, TokenizerSpec(kind=kind, file="tokenizer"))  # type: ignore[arg-type]
+
+
+def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("{}")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "tokenizer.json").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match="outside"):
+        load_tokenizer(model, TokenizerSpec(kind="wordpiece", file="tokenizer.json"))

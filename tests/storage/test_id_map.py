@@ -1,0 +1,134 @@
+"""The id map: every id finds its row, colliding prefixes included, and no flipped bit becomes a wrong answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glimmer import DamageError, UsageError
+from glimmer.storage.idmap import BLOCK, IdMap, IdMapDamageError, build_id_map, open_id_map, segment_bases
+
+CONTENT = "c" * 64
+# Few distinct prefixes, so that most examples have collisions.
+ids = st.sets(
+    st.tuples(st.integers(0, 6) | st.integers(0, 2**64 - 1), st.integers(0, 5) | st.integers(0, 2**64 - 1)),
+    max_size=60,
+).map(lambda pairs: [f"{prefix:016x}{suffix:016x}" for prefix, suffix in sorted(pairs, key=hash)])
+
+
+def batch_of(names: list[str], segment: str = "s", first: int = 0) -> pa.RecordBatch:
+    number = np.arange(first, first + len(names), dtype=np.int32)
+    columns = {
+        "passage_id": pa.array(names, pa.string()),
+        "segment": pa.array([segment] * len(names), pa.string()),
+        "row": number,
+        "n_tokens": (number % 250 + 1).astype(np.int32),
+        "article_id": pa.array([str(value // 3) for value in number], pa.string()),
+        "start_paragraph_id": number,
+        "start_character": -number,
+        "end_paragraph_id": number + 1,
+        "end_character": number + 2,
+    }
+    return pa.record_batch(columns)
+
+
+def build(path: Path, names: list[str], batches: list[pa.RecordBatch] | None = None) -> IdMap:
+    batches = [batch_of(names)] if batches is None else batches
+    bases = segment_bases({"s": max(len(names), 1)})
+    build_id_map(path, batches, rows=len(names), bases=bases, content_sha256=CONTENT)
+    return IdMap(path, content_sha256=CONTENT)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ids, ids)
+def test_every_id_finds_its_row_and_no_other_does(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], others: list[str]
+) -> None:
+    found = build(tmp_path_factory.mktemp("map") / "ids.map", names)
+    positions = found.find(names)
+    ordered = sorted(names)
+    assert positions.tolist() == [ordered.index(name) for name in names]
+    assert found.ids(positions) == names
+    assert found.locations(positions).tolist() == list(range(len(names)))
+    assert found.tokens(positions).tolist() == [row % 250 + 1 for row in range(len(names))]
+    assert found.provenance(positions).tolist() == [[row, -row, row + 1, row + 2] for row in range(len(names))]
+    assert found.find(others).tolist() == [ordered.index(name) if name in ordered else -1 for name in others]
+    assert found.articles == -(-len(names) // 3)
+    found.check_all()
+
+
+def test_many_blocks_in_batches_from_two_segments(tmp_path: Path, kit: Any) -> None:
+    names = [kit.passage(number).passage_id for number in range(5 * BLOCK + 17)]
+    half = 700
+    batches = [batch_of(names[half:], "b", 0), batch_of(names[:half], "a", 0)]
+    bases = segment_bases({"b": len(names) - half, "a": half})
+    assert bases == {"a": (0, half), "b": (half, len(names) - half)}
+    build_id_map(tmp_path / "m", batches, rows=len(names), bases=bases, content_sha256=CONTENT)
+    found = IdMap(tmp_path / "m", content_sha256=CONTENT)
+    assert found.locations(found.find(names)).tolist() == list(range(len(names)))
+
+
+def test_an_id_or_a_row_listed_twice_is_refused(tmp_path: Path) -> None:
+    names = [f"{number:032x}" for number in range(10)]
+    with pytest.raises(DamageError, match=f"passage {names[3]} more than once"):
+        build(tmp_path / "m", [*names, names[3]])
+    with pytest.raises(DamageError, match="one row"):
+        build(tmp_path / "m", names, [batch_of(names[:5]), batch_of(names[5:])])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_catalog_that_cannot_be_indexed_is_refused(tmp_path: Path) -> None:
+    names = [f"{number:032x}" for number in range(10)]
+    for batches, message in (
+        ([batch_of(names, "other")], "segment 'other'"),
+        ([batch_of(names, first=5)], "outside its segment"),
+        ([batch_of(["A" * 32, *names[1:]])], "lower-case hex"),
+        ([batch_of(["12", *names[1:]])], "32 digits"),
+        ([batch_of(names[:9])], "holds 9 rows"),
+        ([batch_of(names), batch_of(names)], "more than the 10 rows"),
+    ):
+        with pytest.raises(DamageError, match=message):
+            build(tmp_path / "m", names, batches)
+
+
+def test_no_flipped_bit_leads_to_another_row(tmp_path: Path, kit: Any) -> None:
+    names = [kit.passage(number).passage_id for number in range(700)]
+    path = tmp_path / "ids.map"
+    build(path, names)
+    content = path.read_bytes()
+    random = np.random.default_rng(3)
+    noticed = 0
+    for bit in random.choice(len(content) * 8, 1200, replace=False).tolist():
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(flipped)
+        try:
+            found = IdMap(path, content_sha256=CONTENT)
+            positions = found.find(names)
+            assert found.locations(positions).tolist() == list(range(700))
+            assert found.tokens(positions).tolist() == [row % 250 + 1 for row in range(700)]
+            assert found.provenance(positions)[:, 0].tolist() == list(range(700))
+        except IdMapDamageError:
+            noticed += 1
+    # What went unnoticed fell into padding or the unused part of the header.
+    assert noticed > 700
+
+
+def test_a_map_that_is_absent_or_of_another_version_is_not_opened(tmp_path: Path) -> None:
+    build(tmp_path / "m", ["0" * 32])
+    assert open_id_map(tmp_path / "m", content_sha256=CONTENT) is not None
+    assert open_id_map(tmp_path / "m", content_sha256="d" * 64) is None
+    (tmp_path / "m").write_bytes((tmp_path / "m").read_bytes()[:-1])
+    assert open_id_map(tmp_path / "m", content_sha256=CONTENT) is None
+
+
+@pytest.mark.parametrize("name", ["", "0" * 31, "0" * 33, "G" * 32, "A" * 32, " " + "0" * 31, "../" + "0" * 29])
+def test_what_is_not_an_id_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="not a passage id"):
+        build(tmp_path / "m", ["0" * 32]).find([name])

@@ -1,0 +1,91 @@
+"""The ledger: whole records or none, one process at a time, progress by a glance."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from glimmer import ConflictError, DamageError, UsageError
+from glimmer.storage.layout import ShardRecord
+from glimmer.storage.ledger import Ledger, Progress
+
+RECORD = ShardRecord(
+    shard=3,
+    rows=1024,
+    tokens=9000,
+    codes_bytes=10,
+    codes_sha256="a" * 64,
+    lengths_bytes=20,
+    lengths_sha256="b" * 64,
+    text_bytes=30,
+    text_sha256="c" * 64,
+)
+
+
+def test_records_and_progress(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "job")
+    assert (ledger.records(), ledger.progress()) == ({}, Progress(0, 0))
+    last = replace(RECORD, shard=4, rows=76)
+    for record in (RECORD, RECORD, last):
+        ledger.record(record)
+    assert Ledger(tmp_path, "job").records() == {3: RECORD, 4: last}
+    assert ledger.progress() == Progress(2, 1100)
+    ledger.clear()
+    assert not ledger.directory.exists()
+
+
+def test_the_plan_comes_back_and_damage_to_it_is_noticed(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "job")
+    assert ledger.read_plan() is None
+    ledger.write_plan({"rows": 7, "title": "ü"})
+    assert ledger.read_plan() == {"rows": 7, "title": "ü"}
+    path = ledger.directory / "plan.json"
+    path.write_bytes(path.read_bytes().replace(b"7", b"8"))
+    with pytest.raises(DamageError, match=r"plan\.json.*checksum"):
+        ledger.read_plan()
+
+
+@pytest.mark.parametrize("fault", ["flipped", "cut", "renamed", "empty"])
+def test_a_damaged_record_counts_as_not_done(tmp_path: Path, fault: str) -> None:
+    ledger = Ledger(tmp_path, "job")
+    ledger.record(RECORD)
+    path = ledger.directory / "shards" / "3-1024.json"
+    content = bytearray(path.read_bytes())
+    if fault == "flipped":
+        content[40] ^= 1
+    path.write_bytes(b"" if fault == "empty" else content[:50] if fault == "cut" else content)
+    if fault == "renamed":
+        path.rename(path.with_name("4-1024.json"))
+    assert ledger.records() == {}
+
+
+def test_only_one_process_runs_a_job_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom glimmer.storage.ledger import Ledger\n"
+        "with Ledger(sys.argv[1], 'job').lock():\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    script = tmp_path / "holder.py"
+    script.write_text(code)
+    holder = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ConflictError, match=f"process {holder.pid}"), Ledger(tmp_path, "job").lock():
+        pytest.fail("two processes hold one job")
+    with Ledger(tmp_path, "another").lock():
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with Ledger(tmp_path, "job").lock():
+        pass
+
+
+def test_a_job_id_cannot_leave_its_directory(tmp_path: Path) -> None:
+    for job in ("../x", "a/b", "", "A", "x" * 65):
+        with pytest.raises(UsageError, match="job id"):
+            Ledger(tmp_path, job)
