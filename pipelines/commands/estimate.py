@@ -12,7 +12,7 @@ from ..tables import duration, grid, pairs, size
 from .options import json_option, print_json
 
 
-class _Peak(click.ParamType):
+class _Peak(click.ParamType[float]):
     """A hardware name of `PEAKS`, or operations a second as a number."""
 
     name = "name or number"
