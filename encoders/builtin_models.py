@@ -34,7 +34,7 @@ def builtin_directory(name: str) -> Path:
     """The model directory of a built-in, made in the cache on first use. UsageError says how to get its package."""
     if name not in BUILT_IN:
         raise UsageError(f"{name}: no built-in model of that name")
-    found = _find_minilm()
+    found = find_minilm()
     stamp = found.stat()
     key = hashlib.sha256(f"{_CONVERSION}\0{found.resolve()}\0{stamp.st_size}\0{stamp.st_mtime_ns}".encode())
     target = cache_directory() / "models" / f"minilm-{key.hexdigest()[:16]}"
@@ -43,8 +43,8 @@ def builtin_directory(name: str) -> Path:
     return target
 
 
-def _find_minilm() -> Path:
-    """The package's model.zip, or a Hugging Face directory of the same model."""
+def find_minilm() -> Path:
+    """The package's model.zip, or a Hugging Face directory of the same model. UsageError when there is neither."""
     chosen = os.environ.get("GLIMMER_MINILM")
     roots = [Path(chosen)] if chosen else [Path(entry) / "all_minilm_l6_v2" for entry in sys.path if entry]
     for root in roots:

@@ -13,16 +13,17 @@ import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 
+from .. import MismatchError
 from ..encoders.compilation import enable_compilation_cache
 from ..encoders.memory_encoder import MemoryEncoder
 from ..encoders.models import LoadedModel, load_model
-from ..storage.codecs import make_codec
+from ..storage.codecs import Codec, make_codec
 from ..storage.ledger import Ledger
 from ..storage.passage import SHARD_ROWS
 from ..storage.segment import SegmentWriter
@@ -38,13 +39,15 @@ encoded_here: Counter[str] = Counter()
 class ShardWork:
     """All a worker needs to encode shards of one job, small enough to ship to it.
 
-    `rows` and `window` give the segment's shape, `shapes` the encoder's fixed (rows, length) batches.
+    `rows` and `window` give the segment's shape, `shapes` the encoder's fixed (rows, length) batches. A worker refuses
+    a model that has not the `fingerprint`.
     """
 
     memory: str
     job_id: str
     segment: str
     model: str
+    fingerprint: str
     codec: str
     precision: str
     shapes: tuple[tuple[int, int], ...]
@@ -61,13 +64,10 @@ def shard_groups(shards: Sequence[int], *, window: int, code_bytes: int) -> list
 class ShardEncoder:
     """Encodes and writes shards of one job. `finish` waits for the writes under way; use as a context manager."""
 
-    def __init__(self, work: ShardWork, model: LoadedModel | None = None) -> None:
-        enable_compilation_cache()
-        loaded = model or load_model(work.model)
+    def __init__(self, work: ShardWork) -> None:
         self._work = work
-        self._codec = make_codec(work.codec, loaded.config.encoder.d_model)
-        self._encoder = MemoryEncoder(
-            loaded, precision=work.precision, shapes=work.shapes, transform=self._codec.encode
+        self._codec, self._encoder = _encoder(
+            work.model, work.fingerprint, work.codec, work.precision, work.shapes, work.window
         )
         self._writer = SegmentWriter(work.memory, work.segment)
         self._writer.create_arrays(work.rows, work.window, self._codec.code_bytes)
@@ -126,6 +126,27 @@ class ShardEncoder:
     def _await(writes: list[Future[None]]) -> None:
         while writes:
             writes.pop(0).result()
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(
+    model: str, fingerprint: str, codec: str, precision: str, shapes: tuple[tuple[int, int], ...], window: int
+) -> tuple[Codec, MemoryEncoder]:
+    """The codec and the compiled encoder; one job after another in the same process, a refresh say, shares them."""
+    enable_compilation_cache()
+    loaded = with_window(load_model(model), window)
+    if loaded.fingerprint != fingerprint:
+        raise MismatchError(
+            f"{model}: a worker found another encoder ({loaded.fingerprint[:12]}…) there than the job was started with "
+            f"({fingerprint[:12]}…); give every worker the same model directory"
+        )
+    stored_as = make_codec(codec, loaded.config.encoder.d_model)
+    return stored_as, MemoryEncoder(loaded, precision=precision, shapes=shapes, transform=stored_as.encode)
+
+
+def with_window(model: LoadedModel, window: int) -> LoadedModel:
+    """`model` with the window of a memory, which decides how titles are cut; the fingerprint does not cover it."""
+    return model if model.config.window == window else replace(model, config=replace(model.config, window=window))
 
 
 @functools.lru_cache(maxsize=1)

@@ -48,7 +48,7 @@ def test_minilm_as_a_hugging_face_directory(minilm_model: LoadedModel, tmp_path:
     import glimmer.encoders.builtin_models as builtin
 
     source = tmp_path / "bert"
-    found = builtin._find_minilm()
+    found = builtin.find_minilm()
     with zipfile.ZipFile(found) as archive:
         for name in ("config.json", "model.safetensors", "tokenizer.json"):
             archive.extract(name, source)
