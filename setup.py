@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import setup
@@ -19,7 +20,12 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "__init__.py").read_text
 
 
 class BuildRooms(build_py):
-    """Keeps stray root files (setup.py, conftest.py) out of the wheel: of the root only `__init__` is packaged."""
+    """Keeps stray files out of the wheel: of the root only `__init__` is packaged, and nothing of an earlier build."""
+
+    def run(self) -> None:
+        if not self.editable_mode:
+            shutil.rmtree(Path(self.build_lib) / "glimmer", ignore_errors=True)
+        super().run()
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         modules = super().find_package_modules(package, package_dir)

@@ -23,7 +23,9 @@ from ..encoders.memory_encoder import default_shapes
 from ..encoders.models import LoadedModel, load_model
 from ..storage.catalog import Catalog
 from ..storage.codecs import Codec, make_codec
+from ..storage.files import TEMPORARY_PREFIX, remove_tree
 from ..storage.identity import EncoderIdentity, Identity, PassageSettings
+from ..storage.layout import SEGMENTS
 from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory, commit
@@ -124,9 +126,14 @@ def encode(
 
     seconds: dict[str, float] = {}
     ledger = Ledger(directory, job)
-    with _fresh_directories_undone(directory, job), ledger.lock():
+    with ledger.lock(), _fresh_directories_undone(directory, job):
+        done = _check_memory(directory, identity, job, sources)  # another process may have ended it meanwhile
+        if done is not None:
+            ledger.clear()
+            return _result(directory, done, stored_as, rejects, nothing_to_do=True, seconds={})
         planned = ledger.read_plan()
         if planned is None:
+            remove_tree(directory / SEGMENTS / segment_id(job))  # of a plan that was cut, or whose ledger is gone
             with timed(seconds, "plan"):
                 progress.stage("plan", total=None, unit="passages")
                 summary = plan(
@@ -202,6 +209,7 @@ def _check_memory(directory: Path, identity: Identity, job: str, sources: Sequen
         raise UsageError(f"{directory}: is a file; --memory names a directory")
     if not Catalog(directory).exists:
         strangers = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+        strangers = [name for name in strangers if not name.startswith(TEMPORARY_PREFIX)]  # a killed process's
         if set(strangers) - {"segments", "jobs", "memory.json", "codec", "passages", "indexes"}:
             raise UsageError(f"{directory}: holds other files ({strangers[0]} …); name a new or empty directory")
         return None

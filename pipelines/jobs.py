@@ -29,7 +29,7 @@ from ..storage.segment import SealedSegment, SegmentWriter
 from .engines import Engine, run_graph
 from .plan import PlanProgress
 from .progress import Progress, polled
-from .shards import ShardWork, encode_graph, encoded_here, shard_groups
+from .shards import ShardWork, encode_graph, encoded_here, shard_groups, with_window
 
 
 def job_id(kind: str, depends_on: Mapping[str, Any]) -> str:
@@ -52,14 +52,17 @@ class Encoding:
 
     @classmethod
     def checked(cls, model: LoadedModel, identity: Identity, where: str | Path) -> Encoding:
-        """Pairs a memory with a model; MismatchError unless the model has the fingerprint the memory was made with."""
+        """Pairs a memory with a model, which gets the memory's window.
+
+        Raises MismatchError unless the model has the fingerprint the memory was made with.
+        """
         if model.fingerprint != identity.encoder.fingerprint:
             raise MismatchError(
                 f"{where} was made by another encoder ({identity.encoder.name}, fingerprint "
                 f"{identity.encoder.fingerprint[:12]}…) than {model.path} ({model.fingerprint[:12]}…); "
                 f"use --model {identity.encoder.source}, or another --memory"
             )
-        return cls(model=model, identity=identity)
+        return cls(model=with_window(model, identity.passages.window), identity=identity)
 
 
 def check_identity(wanted: Identity, found: Identity, where: str | Path) -> None:
@@ -111,6 +114,7 @@ def encode_segment(
         job_id=job,
         segment=segment_id(job),
         model=str(encoding.model.path),
+        fingerprint=identity.encoder.fingerprint,
         codec=identity.codec["name"],
         precision=identity.encoder.precision,
         shapes=tuple((shape[0], shape[1]) for shape in identity.shapes),

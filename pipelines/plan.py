@@ -1,9 +1,13 @@
 """The plan: sources into passages with tokens and ids, numbered row by row, one text shard after another.
 
-This is the first stage of an encode job and the whole of a dry run. It streams: an article is read, cut, tokenised
-and written, then forgotten; memory does not grow with the corpus. Tokenising runs in a thread of its own, beside
-reading and cutting, so a tokenizer that releases the interpreter lock keeps the other core busy. The same input gives
-the same rows in the same shards, byte for byte.
+This is the first stage of an encode or refresh job and the whole of a dry run. It streams: an article is read, cut,
+tokenised and written, then forgotten; memory does not grow with the corpus. Tokenising runs in a thread of its own,
+beside reading and cutting, so a tokenizer that releases the interpreter lock keeps the other core busy. The same input
+gives the same rows in the same shards, byte for byte.
+
+A refresh plans against a `Base`, the version it starts from. A passage that the base has is reported to it instead of
+written, and is not tokenised either: that it is there says that it fits the window. Ids, splits and occurrence numbers
+come out as in a plan of the same sources without a base.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from ..storage.passage import SHARD_ROWS, Passage, content_hash
 from .passages import DEFAULT_WORDS, PassageDraft, cut_article, passage_id, split_draft
 from .rejects import Rejection, RejectLog, snippet
 from .sources import read_articles
-from .sources.article import blank
+from .sources.article import Article, Record, blank
 
 Tokens = npt.NDArray[np.int32]
 Tokenise = Callable[[Sequence[tuple[str, str]]], Sequence[Tokens]]
@@ -39,6 +43,23 @@ class TextWriter(Protocol):
     """Where the plan puts its shards; `storage.writer.SegmentWriter` is one."""
 
     def write_text(self, shard: int, passages: Sequence[Passage]) -> None: ...
+
+
+class Base(Protocol):
+    """The version a refresh starts from: the plan asks it for passages and tells it what became of each."""
+
+    def find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """int64 [n] positions of passage ids, -1 for those it lacks. Called from two threads."""
+
+    def meet(self, article: Article) -> None:
+        """The sources hold `article`; called for each, in order, before its passages."""
+
+    def keep(self, positions: npt.NDArray[np.int64], provenance: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """The sources hold the passages at `positions`; they stand at int32 [n, 4] start paragraph, start character,
+        end paragraph, end character. Returns int32 [n], the tokens of each."""
+
+    def add(self, draft: PassageDraft) -> None:
+        """The sources hold a passage that the base lacks; it is written to the new segment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +80,8 @@ class PlanSummary:
     Attributes:
         articles, paragraphs, blank_paragraphs: articles that gave passages, and the paragraphs in them; blank ones hold
             nothing to store.
-        passages, shards: rows, and text shards of 1,024 of them.
+        passages, shards: passages of the sources, and text shards of 1,024 rows; against a base only what the base
+            lacks becomes a row.
         split_passages: rows that came of cutting a passage that overflowed the window.
         tokens, characters: in all passages; special tokens included.
         lengths: `lengths[n]` passages have n tokens, n from 0 to the window.
@@ -112,9 +134,11 @@ def plan(
     tokenise: Tokenise,
     window: int,
     writer: TextWriter | None = None,
+    base: Base | None = None,
     passage_words: int = DEFAULT_WORDS,
     format: str | None = None,
     strict: bool = False,
+    may_be_empty: bool = False,
     rejects_path: str | os.PathLike[str] | None = None,
     progress: Callable[[PlanProgress], None] | None = None,
 ) -> PlanSummary:
@@ -125,9 +149,11 @@ def plan(
         tokenise: called from one thread, about a thousand passages at a time.
         window: most tokens a passage may have; longer passages are split, never truncated.
         writer: gets shard 0, 1, …, each of 1,024 passages but the last; None counts only (a dry run).
+        base: what is there already; only other passages are tokenised and written. None writes all.
         passage_words: words aimed at in a passage.
         format: one of `sources.FORMATS`, or None to tell it from content.
         strict: stop at the first record that cannot be used instead of setting it aside.
+        may_be_empty: accept sources without a usable article, or no sources at all.
         rejects_path: JSON-lines file for records set aside; None counts them only.
         progress: called about ten times a second.
 
@@ -145,11 +171,15 @@ def plan(
         share = now
 
     with RejectLog(rejects_path, strict=strict) as rejects, ThreadPoolExecutor(1, "tokenise") as tokenising:
-        rows = _Rows(writer, window)
+
+        def tokenise_late(pairs: Sequence[tuple[str, str]]) -> Sequence[Tokens]:
+            return tokenising.submit(tokenise, pairs).result()
+
+        rows = _Rows(writer, window, base, tokenise_late)
         pending: deque[Future[list[_Fitted]]] = deque()
-        drafts = _drafts(read_articles(sources, format=format, advance=advance), rejects, passage_words)
-        for batch in _batches(drafts, _BATCH):
-            pending.append(tokenising.submit(_fit, batch, tokenise, window))
+        records = read_articles(sources, format=format, advance=advance) if sources or not may_be_empty else ()
+        for batch in _batches(_drafts(records, rejects, passage_words, base), _BATCH):
+            pending.append(tokenising.submit(_fit, batch, tokenise, window, base))
             if len(pending) > _AHEAD:
                 rows.add(pending.popleft().result(), rejects)
             if progress is not None and (now := time.monotonic()) - reported >= _PROGRESS_SECONDS:
@@ -160,33 +190,43 @@ def plan(
         rows.finish()
         if progress is not None:
             progress(rows.progress(1.0, rejects))
-    if not rows.passages:
+    if not rows.passages and not may_be_empty:
         where = f"; see {rejects.path}" if rejects.path else ""
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejects.counts.items()))
         raise InputError(f"{', '.join(map(str, sources))}: no article can be used ({reasons or 'no records'}){where}")
     return rows.summary(dict(sorted(rejects.counts.items())), time.monotonic() - begun)
 
 
+class _Piece:
+    """A passage on its way: `tokens` None while nobody needed them, id and position in the base once known."""
+
+    __slots__ = ("draft", "passage_id", "position", "tokens")
+
+    def __init__(self, draft: PassageDraft, tokens: Tokens | None, passage_id: str, position: int) -> None:
+        self.draft = draft
+        self.tokens = tokens
+        self.passage_id = passage_id
+        self.position = position
+
+
 class _Fitted:
-    """What became of one draft: passages that fit, with tokens, or why there are none."""
+    """What became of one draft: passages that fit, or why there are none."""
 
     __slots__ = ("pieces", "rejections", "split")
 
-    def __init__(self, pieces: list[tuple[PassageDraft, Tokens]], rejections: list[Rejection], split: bool) -> None:
+    def __init__(self, pieces: list[_Piece], rejections: list[Rejection], split: bool) -> None:
         self.pieces = pieces
         self.rejections = rejections
         self.split = split
 
 
-def _drafts(
-    records: Iterable[Any],
-    rejects: RejectLog,
-    words: int,
-) -> Iterator[PassageDraft]:
+def _drafts(records: Iterable[Record], rejects: RejectLog, words: int, base: Base | None) -> Iterator[PassageDraft]:
     for record in records:
         if isinstance(record, Rejection):
             rejects.add(record)
         else:
+            if base is not None:
+                base.meet(record)
             yield from cut_article(record, words)
 
 
@@ -201,19 +241,30 @@ def _batches(drafts: Iterable[PassageDraft], size: int) -> Iterator[list[Passage
         yield batch
 
 
-def _fit(drafts: Sequence[PassageDraft], tokenise: Tokenise, window: int) -> list[_Fitted]:
-    """Tokens of each draft, drafts that overflow the window cut until every piece fits."""
-    tokens = tokenise([(d.article.title, d.text) for d in drafts])
-    fitted: list[_Fitted] = []
-    for draft, ids in zip(drafts, tokens, strict=True):
-        if len(ids) <= window:
-            fitted.append(_Fitted([(draft, ids)], [], False))
-        else:
-            fitted.append(_fit_long(draft, len(ids), tokenise, window))
-    return fitted
+def _fit(drafts: Sequence[PassageDraft], tokenise: Tokenise, window: int, base: Base | None) -> list[_Fitted]:
+    """Drafts as passages that fit the window, cut where they overflow it; those that the base has need no tokens.
+
+    A text that the base has under this article and title fitted then, so it fits now: whichever repetition in the
+    article it is, the first has the lowest number and is there too.
+    """
+    pieces = [_Piece(draft, None, "", -1) for draft in drafts]
+    if base is not None:
+        for piece in pieces:
+            piece.passage_id = _identify(piece.draft, 0)
+        for piece, position in zip(pieces, base.find([p.passage_id for p in pieces]).tolist(), strict=True):
+            piece.position = position
+    fresh = [piece for piece in pieces if piece.position < 0]
+    for piece, ids in zip(fresh, _tokens(fresh, tokenise), strict=True):
+        piece.tokens = ids
+    return [
+        _Fitted([piece], [], False)
+        if piece.tokens is None or len(piece.tokens) <= window
+        else _fit_long(piece.draft, len(piece.tokens), tokenise, window, base)
+        for piece in pieces
+    ]
 
 
-def _fit_long(draft: PassageDraft, length: int, tokenise: Tokenise, window: int) -> _Fitted:
+def _fit_long(draft: PassageDraft, length: int, tokenise: Tokenise, window: int, base: Base | None) -> _Fitted:
     title = draft.article.title
     frame = len(tokenise([(title, "")])[0])
     if frame >= window:
@@ -223,38 +274,93 @@ def _fit_long(draft: PassageDraft, length: int, tokenise: Tokenise, window: int)
     if len(parts) == 1:
         detail = f"a single character takes {length} tokens with its title, in a window of {window}"
         return _Fitted([], [Rejection(draft.article.place, "character_too_long", detail, snippet(draft.text))], True)
-    pieces: list[tuple[PassageDraft, Tokens]] = []
+    pieces: list[_Piece] = []
     rejections: list[Rejection] = []
-    for part in _fit(parts, tokenise, window):
+    for part in _fit(parts, tokenise, window, base):
         pieces += part.pieces
         rejections += part.rejections
     return _Fitted(pieces, rejections, True)
 
 
-class _Rows:
-    """Numbers passages, gives them their ids, hands full shards to the writer and counts."""
+def _tokens(pieces: Sequence[_Piece], tokenise: Tokenise) -> Sequence[Tokens]:
+    return tokenise([(piece.draft.article.title, piece.draft.text) for piece in pieces]) if pieces else []
 
-    def __init__(self, writer: TextWriter | None, window: int) -> None:
+
+def _identify(draft: PassageDraft, occurrence: int) -> str:
+    return passage_id(draft.article.article_id, draft.article.title, draft.text, occurrence)
+
+
+class _Rows:
+    """Numbers passages, gives them their ids, hands full shards to the writer, kept ones to the base, and counts."""
+
+    def __init__(self, writer: TextWriter | None, window: int, base: Base | None, tokenise: Tokenise) -> None:
         self._writer = writer
+        self._base = base
+        self._tokenise = tokenise
         self._shard: list[Passage] = []
         self._place = ""
         self._refused = ""
         self._repeats: Counter[str] = Counter()
         self._lengths = np.zeros(window + 1, np.int64)
         self.articles = self.paragraphs = self.blank_paragraphs = 0
-        self.passages = self.shards = self.split_passages = self.tokens = self.characters = 0
+        self.passages = self.rows = self.shards = self.split_passages = self.tokens = self.characters = 0
 
     def add(self, fitted: Sequence[_Fitted], rejects: RejectLog) -> None:
-        counts = []
+        pieces: list[_Piece] = []
         for item in fitted:
             for rejection in item.rejections:
                 self._refuse(rejection, rejects)
             if item.split:
                 self.split_passages += len(item.pieces)
-            for draft, ids in item.pieces:
-                self._add(draft, ids)
-                counts.append(len(ids))
-        self._lengths += np.bincount(np.array(counts, np.int64), minlength=len(self._lengths))
+            pieces += item.pieces
+        repeated = [piece for piece in pieces if self._number(piece)]
+        if self._base is not None:
+            self._compare(pieces, repeated, self._base)
+        counts = []
+        for piece in pieces:
+            if piece.position < 0:
+                assert piece.tokens is not None
+                counts.append(len(piece.tokens))
+                self._add(piece.draft, piece.passage_id, piece.tokens)
+        self._count(np.array(counts, np.int64))
+
+    def _number(self, piece: _Piece) -> bool:
+        """Counts a passage and gives it its id, in its article's order; whether the article repeats itself here."""
+        draft, article = piece.draft, piece.draft.article
+        if article.place != self._place:
+            self._place = article.place
+            self._repeats.clear()
+            self.articles += 1
+            self.paragraphs += len(article.paragraphs)
+            self.blank_paragraphs += sum(map(blank, article.paragraphs))
+        occurrence = self._repeats[draft.text]
+        self._repeats[draft.text] = occurrence + 1
+        self.passages += 1
+        self.characters += len(draft.text)
+        if occurrence or (not piece.passage_id and self._writer is not None):
+            piece.passage_id = _identify(draft, occurrence)
+        return occurrence > 0
+
+    def _compare(self, pieces: Sequence[_Piece], repeated: Sequence[_Piece], base: Base) -> None:
+        """Tells the base which of its passages are still there; the others get tokens if they have none yet."""
+        if repeated:
+            found = base.find([piece.passage_id for piece in repeated]).tolist()
+            for piece, position in zip(repeated, found, strict=True):
+                piece.position = position
+        late = [piece for piece in pieces if piece.position < 0 and piece.tokens is None]
+        for piece, ids in zip(late, _tokens(late, self._tokenise), strict=True):
+            piece.tokens = ids
+        kept = [piece for piece in pieces if piece.position >= 0]
+        if kept:
+            positions = np.array([piece.position for piece in kept], np.int64)
+            self._count(base.keep(positions, np.array([piece.draft[2:] for piece in kept], np.int32)))
+        for piece in pieces:
+            if piece.position < 0:
+                base.add(piece.draft)
+
+    def _count(self, lengths: npt.NDArray[np.integer[Any]]) -> None:
+        self.tokens += int(lengths.sum())
+        self._lengths += np.bincount(lengths, minlength=len(self._lengths))
 
     def _refuse(self, rejection: Rejection, rejects: RejectLog) -> None:
         """A title too long for the window spoils every passage of its article; it is one rejected record."""
@@ -264,24 +370,14 @@ class _Rows:
             self._refused = rejection.place
         rejects.add(rejection)
 
-    def _add(self, draft: PassageDraft, ids: Tokens) -> None:
+    def _add(self, draft: PassageDraft, identifier: str, ids: Tokens) -> None:
         article, text = draft.article, draft.text
-        if article.place != self._place:
-            self._place = article.place
-            self._repeats.clear()
-            self.articles += 1
-            self.paragraphs += len(article.paragraphs)
-            self.blank_paragraphs += sum(map(blank, article.paragraphs))
-        occurrence = self._repeats[text]
-        self._repeats[text] = occurrence + 1
-        self.passages += 1
-        self.tokens += len(ids)
-        self.characters += len(text)
+        self.rows += 1
         if self._writer is None:
             return
         self._shard.append(
             Passage(
-                passage_id=passage_id(article.article_id, article.title, text, occurrence),
+                passage_id=identifier,
                 article_id=article.article_id,
                 title=article.title,
                 text=text,
@@ -321,7 +417,7 @@ class _Rows:
             paragraphs=self.paragraphs,
             blank_paragraphs=self.blank_paragraphs,
             passages=self.passages,
-            shards=-(-self.passages // SHARD_ROWS),
+            shards=-(-self.rows // SHARD_ROWS),
             split_passages=self.split_passages,
             tokens=self.tokens,
             characters=self.characters,

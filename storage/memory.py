@@ -88,11 +88,13 @@ class Memory:
 
         With `check`, sizes of all files of all live segments are compared with what was recorded, by one listing a
         directory. Raises UsageError if there is no such memory or version, DamageError if something is not as it was
-        committed, MismatchError if a newer Glimmer wrote it.
+        committed, MismatchError if a newer Glimmer wrote it. A version that was vacuumed is a UsageError that says so.
         """
         path = Path(path)
         read_identity(path)  # a sound message first when this is no memory at all
-        manifest = Catalog(path).manifest(version)
+        catalog = Catalog(path)
+        manifest = catalog.manifest(version)
+        catalog.check_present(manifest)
         identity = read_identity(path, manifest.identity_sha256)
         memory = cls(path, manifest, identity, codec_from_spec(identity.codec, read_tables(path, identity)))
         if check:

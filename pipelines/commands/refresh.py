@@ -1,0 +1,120 @@
+"""`glimmer refresh`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..progress import TerminalProgress
+from ..refresh import RefreshPlan, RefreshResult, refresh_dry_run
+from ..refresh import refresh as refresh_job
+from ..refresh_job import RefreshCounts
+from ..sources import FORMATS
+from ..tables import duration, pairs, size
+from .diff import shortened
+from .options import engine, json_option, print_json, runner_option, runner_options_option
+
+
+@click.command()
+@click.argument("sources", nargs=-1, metavar="SOURCE...")
+@click.option("--memory", required=True, type=click.Path(), help="Directory of the memory to bring up to date.")
+@click.option("--model", help="A model with the same memory encoder.  [default: the one the memory names]")
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of the sources.  [default: by content]")
+@click.option("--partial", is_flag=True, help="SOURCE holds only new and changed articles; all others stay.")
+@click.option("--deleted", type=click.Path(), help="With --partial: a file of article ids to drop, one a line.")
+@click.option("--strict", is_flag=True, help="Stop at the first bad record instead of setting it aside.")
+@click.option("--dry-run", is_flag=True, help="Show what would be added, changed and removed; write nothing.")
+@click.option(
+    "--index/--no-index",
+    default=None,
+    help="Build the new version's first-stage index.  [default: if the version before has one]",
+)
+@runner_option
+@runner_options_option
+@json_option
+def refresh(
+    sources: tuple[str, ...],
+    memory: str,
+    model: str | None,
+    format_: str | None,
+    partial: bool,
+    deleted: str | None,
+    strict: bool,
+    dry_run: bool,
+    index: bool | None,
+    runner: str,
+    runner_options: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Bring a memory up to date with a corpus that changed.
+
+    SOURCE is the whole corpus as it is now (see `glimmer encode`), or with --partial only its new and changed articles.
+    Only new passages are encoded; readers see the old version until the new one is whole. Running the same command
+    again resumes a job that was cut.
+
+    \b
+    Examples:
+      glimmer refresh kilt_knowledgesource.json --memory wiki.memory
+      glimmer refresh today.jsonl --partial --deleted gone.txt --memory wiki.memory
+    """
+    arguments: dict[str, Any] = {
+        "sources": sources,
+        "memory": memory,
+        "model": model,
+        "format": format_,
+        "strict": strict,
+        "partial": partial,
+        "deleted": deleted,
+    }
+    with TerminalProgress() as progress:
+        if dry_run:
+            expected = refresh_dry_run(**arguments, progress=progress)
+        else:
+            result = refresh_job(**arguments, index=index, engine=engine(runner, runner_options), progress=progress)
+    if dry_run:
+        print_json(expected.to_json()) if as_json else click.echo(_dry_run_table(expected))
+    else:
+        print_json(result.to_json()) if as_json else click.echo(summary(result))
+
+
+def summary(result: RefreshResult) -> str:
+    """The summary table of a refresh."""
+    if result.nothing_changed:
+        title = f"{result.memory}: nothing changed, version {result.version} is up to date"
+    else:
+        title = f"{result.memory}: version {result.version} committed, from version {result.base}"
+    rows = _counts(result.counts) | _rejected(result)
+    if not result.nothing_changed:
+        rows["bytes"] = f"{size(result.bytes_written)}  ({size(result.code_bytes_written)} of codes)"
+    for stage, seconds in result.seconds.items():
+        rows[f"{stage} time"] = duration(seconds)
+    return pairs(title, rows)
+
+
+def _dry_run_table(expected: RefreshPlan) -> str:
+    title = f"Dry run from version {expected.base}: nothing was written"
+    lines = [pairs(title, _counts(expected.counts) | {"rejected records": sum(expected.plan.rejected.values())})]
+    for name, passages, sign in (("added", expected.added, "+"), ("removed", expected.removed, "-")):
+        if passages:
+            lines += ["", f"  passages {name}, for example"]
+            lines += [f"  {sign} {p.article_id}  {p.title}: {shortened(p.text, 80)}" for p in passages]
+    return "\n".join(lines)
+
+
+def _counts(counts: RefreshCounts) -> dict[str, object]:
+    rows: dict[str, object] = {
+        "articles": f"{counts.articles_added:,} added, {counts.articles_changed:,} changed, "
+        f"{counts.articles_removed:,} removed, {counts.articles_kept:,} kept",
+        "passages": f"{counts.passages_added:,} added, {counts.passages_removed:,} removed, "
+        f"{counts.passages_kept:,} kept ({counts.passages_moved:,} of them moved)",
+        "tokens to encode": counts.tokens_added,
+    }
+    if counts.deleted_unknown:
+        rows["unknown deletions"] = f"{counts.deleted_unknown:,} ids to delete are not in the memory"
+    return rows
+
+
+def _rejected(result: RefreshResult) -> dict[str, object]:
+    rejected = sum(result.plan.rejected.values())
+    return {"rejected records": f"{rejected:,}" + (f"  ({result.rejects})" if result.rejects else "")}

@@ -1,0 +1,31 @@
+"""`glimmer rollback`."""
+
+from __future__ import annotations
+
+import click
+
+from ..rollback import rollback as rollback_job
+from .options import json_option, memory_argument, print_json
+
+
+@click.command()
+@memory_argument
+@click.option("--version", required=True, type=click.IntRange(min=0), help="The version to show again.")
+@json_option
+def rollback(memory: str, version: int, as_json: bool) -> None:
+    """Show an earlier version again, as a new version that can be rolled back too.
+
+    Readers that opened another version keep it.
+
+    \b
+    Example:
+      glimmer rollback wiki.memory --version 3
+    """
+    manifest = rollback_job(memory=memory, to=version)
+    if as_json:
+        record = {"memory": memory, "version": manifest.version, "to": version, "passages": manifest.passages}
+        print_json(record | {"tokens": manifest.tokens, "job": manifest.job})
+    else:
+        click.echo(
+            f"{memory}: version {manifest.version} holds what version {version} held: {manifest.passages:,} passages"
+        )

@@ -1,0 +1,210 @@
+"""The refresh job: a memory brought up to date with a corpus that changed, at the cost of the change.
+
+    plan     the new corpus is cut as ever; a passage that the base version has is kept, whatever its row; the others
+             become the text shards of a new segment; what is no longer there is noted
+    encode   the new segment's shards, as in an encode job; none if nothing is new
+    commit   one catalog commit: the rows that go and the rows that come, together
+
+The result equals a fresh encode of the new corpus: same passages, same ids, same bytes of codes. A job's id follows
+from its sources, settings and base version: the same command resumes it, and after a rollback it is another job and
+runs again. The plan is kept in the ledger (a bit a row and the rows that moved), so a resumed job need not read the
+corpus twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..storage.ledger import JOBS, Ledger
+from ..storage.manifest import Manifest
+from ..storage.memory import Memory
+from .changes import first_positions
+from .engines import Engine
+from .index import DIRECTORY, open_index
+from .jobs import timed
+from .plan import PlanSummary
+from .progress import Progress, Quiet
+from .refresh_job import EXAMPLES, RefreshCounts, RefreshJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A passage to show: where it is from and how it reads."""
+
+    article_id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshPlan:
+    """What a refresh would do.
+
+    Attributes:
+        memory, base: which memory, and the version it would start from.
+        counts: what would change.
+        plan: counts of the sources: articles, passages, tokens and rejected records.
+        added, removed: the first few passages that would come and go.
+    """
+
+    memory: Path
+    base: int
+    counts: RefreshCounts
+    plan: PlanSummary
+    added: list[Example]
+    removed: list[Example]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, for `--json`."""
+        return asdict(self) | {"memory": str(self.memory), "plan": _without_lengths(self.plan)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshResult:
+    """What a refresh did.
+
+    Attributes:
+        memory, base, version, job: where, from which version, to which, by which job. `version` is `base` when nothing
+            had changed.
+        counts: what changed.
+        plan: counts of the sources: articles, passages, tokens and rejected records.
+        bytes_written: the new segment and the new catalog files; `code_bytes_written` of these are codes.
+        rejects: the dead-letter file, None when nothing was rejected.
+        seconds: wall time of each stage, in seconds.
+    """
+
+    memory: Path
+    base: int
+    version: int
+    job: str
+    counts: RefreshCounts
+    plan: PlanSummary
+    bytes_written: int
+    code_bytes_written: int
+    rejects: Path | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def nothing_changed(self) -> bool:
+        """Whether the memory was up to date, so that no version was made."""
+        return self.version == self.base
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, for `--json`."""
+        record = asdict(self) | {"memory": str(self.memory), "rejects": self.rejects and str(self.rejects)}
+        return record | {"nothing_changed": self.nothing_changed, "plan": _without_lengths(self.plan)}
+
+
+def refresh(
+    *,
+    sources: Sequence[str],
+    memory: str | Path,
+    model: str | None = None,
+    format: str | None = None,
+    strict: bool = False,
+    partial: bool = False,
+    deleted: str | Path | None = None,
+    index: bool | None = None,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+) -> RefreshResult:
+    """Brings a memory up to date with `sources`, or goes on with a refresh that was cut.
+
+    Args:
+        sources: paths, directories, globs, fsspec URLs or `tfds:` names: the whole corpus as it is now, or, with
+            `partial`, only the articles that are new or changed; those replace what the memory has of them.
+        memory: the memory's directory.
+        model: a model directory or a built-in name; None takes the one that memory.json names.
+        format: the sources' format; None tells it from their content.
+        strict: stop at the first record that cannot be used instead of setting it aside.
+        partial: articles that the sources do not hold stay.
+        deleted: with `partial`, a file of ids of articles to drop, one a line.
+        index: build the new version's first-stage index; None builds it if the base version has one.
+        engine: where the Beam graph runs; None runs it in this process.
+        progress: hears how the job goes.
+
+    Raises UsageError where there is no memory, InputError for sources that cannot be used, MismatchError for a model
+    whose memory encoder is another, ConflictError when another job changed the memory first or runs this one (run it
+    again then), DamageError for a memory that is not whole, StorageError when the file system refuses. The newest
+    version stays what it was then; what was encoded is kept for a next try, except after a conflict.
+    """
+    progress = progress or Quiet()
+    job = RefreshJob(sources, memory, model, format, strict, partial, deleted)
+    _forget_finished(job.directory, job.base)
+    seconds: dict[str, float] = {}
+    with job.ledger.lock():
+        manifest = job.committed()
+        if manifest is None:
+            manifest, planned = job.run(engine or Engine(), progress, seconds)
+        else:
+            planned = dict(manifest.details)
+        job.ledger.clear()
+    changed = manifest.version != job.base.version
+    if index or (index is None and changed and (job.base.index_directory / DIRECTORY).exists()):
+        refreshed = Memory.open(job.directory, manifest.version)
+        if refreshed.passages:
+            with timed(seconds, "index"):
+                open_index(refreshed, progress=progress)
+    return RefreshResult(
+        memory=job.directory,
+        base=job.base.version,
+        version=manifest.version,
+        job=job.name,
+        counts=RefreshCounts(**planned["counts"]),
+        plan=PlanSummary.from_json(planned["plan"]),
+        bytes_written=int(manifest.details["bytes_written"]) + _catalog_bytes(manifest, job.base) if changed else 0,
+        code_bytes_written=int(manifest.details["code_bytes_written"]) if changed else 0,
+        rejects=job.rejects if job.rejects.exists() else None,
+        seconds=seconds,
+    )
+
+
+def refresh_dry_run(
+    *,
+    sources: Sequence[str],
+    memory: str | Path,
+    model: str | None = None,
+    format: str | None = None,
+    strict: bool = False,
+    partial: bool = False,
+    deleted: str | Path | None = None,
+    progress: Progress | None = None,
+) -> RefreshPlan:
+    """What `refresh` with the same arguments would change; writes nothing. Raises as `refresh` does."""
+    job = RefreshJob(sources, memory, model, format, strict, partial, deleted)
+    progress = progress or Quiet()
+    comparison, summary, changes, counts = job.compare(None, progress)
+    return RefreshPlan(
+        memory=job.directory,
+        base=job.base.version,
+        counts=counts,
+        plan=summary,
+        added=[Example(article_id=a, title=t, text=x) for a, t, x in comparison.added_examples],
+        removed=[
+            Example(article_id=passage.article_id, title=passage.title, text=passage.text)
+            for passage in job.base.texts(first_positions(job.base, changes.dead, EXAMPLES))
+        ],
+    )
+
+
+def _forget_finished(directory: Path, base: Memory) -> None:
+    """Clears ledgers of refreshes that are in the history: a crash came between their commit and the last step."""
+    jobs = directory / JOBS
+    left = [path.name for path in jobs.iterdir() if path.is_dir()] if jobs.is_dir() else []
+    if left:
+        done = {manifest.job for manifest in base.history()}
+        for name in left:
+            if name in done:
+                Ledger(directory, name).clear()
+
+
+def _catalog_bytes(manifest: Manifest, base: Memory) -> int:
+    known = {file.name for file in base.manifest.files}
+    return sum(file.bytes for file in manifest.files if file.name not in known)
+
+
+def _without_lengths(summary: PlanSummary) -> dict[str, Any]:
+    return {name: value for name, value in summary.to_json().items() if name != "lengths"}

@@ -1,0 +1,529 @@
+"""The refresh job as a data engineer meets it: the cost of the change, whatever happens on the way, and undo."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from glimmer import ConflictError, DamageError, InputError, MismatchError, UsageError
+from glimmer.encoders.models import load_model
+from glimmer.pipelines.changes import Comparison
+from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.encode import encode
+from glimmer.pipelines.index import DIRECTORY, open_index
+from glimmer.pipelines.plan import plan
+from glimmer.pipelines.progress import Quiet
+from glimmer.pipelines.refresh import RefreshResult, refresh, refresh_dry_run
+from glimmer.pipelines.refresh_job import RefreshJob
+from glimmer.pipelines.rollback import rollback
+from glimmer.storage.memory import Memory
+from glimmer.storage.passage import Passage
+from glimmer.storage.verify import verify
+
+Texts = Mapping[str, Sequence[str]]
+"""Article id -> its paragraphs."""
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", with_decoder=False)
+
+
+def texts(articles: int, words: int = 30) -> dict[str, list[str]]:
+    """Articles of three paragraphs of made-up words; the same numbers give the same text."""
+    syllables = ("ka", "lo", "mi", "ter", "nu", "sha", "ven", "or")
+    found = {}
+    for number in range(articles):
+        dice = random.Random(number)
+        found[f"a{number}"] = [
+            " ".join(dice.choice(syllables) + dice.choice(syllables) for _ in range(words)) + "." for _ in range(3)
+        ]
+    return found
+
+
+def write(path: Path, corpus: Texts) -> Path:
+    lines = [
+        json.dumps({"wikipedia_id": name, "wikipedia_title": f"Title of {name}", "text": [f"Title of {name}", *body]})
+        for name, body in corpus.items()
+    ]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def corpus() -> dict[str, list[str]]:
+    return texts(40)
+
+
+@pytest.fixture
+def memory(model: Path, corpus: Texts, tmp_path: Path) -> Path:
+    """A memory of `corpus`, version 1."""
+    encode(sources=[str(write(tmp_path / "first.jsonl", corpus))], memory=tmp_path / "m", model=str(model))
+    return tmp_path / "m"
+
+
+def refreshed(memory: Path, corpus: Texts, name: str = "next.jsonl", **options: Any) -> RefreshResult:
+    return refresh(sources=[str(write(memory.parent / name, corpus))], memory=memory, **options)
+
+
+def payload(path: Path, version: int | None = None) -> dict[str, bytes]:
+    """passage id -> its stored codes and length."""
+    opened = Memory.open(path, version)
+    positions = np.arange(opened.passages)
+    codes, lengths = opened.fetch(positions)
+    return {name: lengths[i].tobytes() + codes[i].tobytes() for i, name in enumerate(opened.ids(positions))}
+
+
+def passages(path: Path) -> list[Passage]:
+    opened = Memory.open(path)
+    return opened.texts(np.arange(opened.passages))
+
+
+def files(path: Path) -> dict[str, tuple[int, int]]:
+    """Every file below `path`: size and modification time."""
+    return {str(f.relative_to(path)): (f.stat().st_size, f.stat().st_mtime_ns) for f in path.rglob("*") if f.is_file()}
+
+
+class Interrupting(Quiet):
+    """A listener that does something when a stage begins, once."""
+
+    def __init__(self, stage: str, act: Callable[[], object]) -> None:
+        self._stage, self._act = stage, act
+
+    def stage(self, name: str, *, total: float | None, unit: str, start: float = 0.0) -> None:
+        if name == self._stage:
+            self._stage = ""
+            self._act()
+
+
+# What it does.
+
+
+def test_only_what_changed_is_encoded(memory: Path, corpus: dict[str, list[str]], model: Path) -> None:
+    before = payload(memory)
+    corpus["a3"][1] = "Another second paragraph."
+    corpus["new"] = ["An article that was not there."]
+    del corpus["a5"]
+    result = refreshed(memory, corpus)
+    counts = result.counts
+    assert (result.base, result.version, result.nothing_changed) == (1, 2, False)
+    assert (counts.articles_added, counts.articles_changed, counts.articles_removed) == (1, 1, 1)
+    assert counts.articles_kept == 38
+    opened = Memory.open(memory)
+    [segment] = set(opened.segments) - set(Memory.open(memory, 1).segments)
+    assert opened.segments[segment].rows == counts.passages_added
+    after = payload(memory)
+    assert len(after.keys() - before.keys()) == counts.passages_added
+    assert len(before.keys() - after.keys()) == counts.passages_removed
+    assert len(before.keys() & after.keys()) == counts.passages_kept
+    encode(sources=[str(memory.parent / "next.jsonl")], memory=memory.parent / "fresh", model=str(model))
+    assert after == payload(memory.parent / "fresh")
+    assert verify(memory).sound
+    manifest = opened.manifest
+    assert (manifest.operation, manifest.rows_added, manifest.rows_removed) == (
+        "refresh",
+        counts.passages_added,
+        counts.passages_removed,
+    )
+    assert not list((memory / "jobs").iterdir())
+
+
+def test_passages_that_stay_are_not_tokenised(memory: Path, corpus: dict[str, list[str]], model: Path) -> None:
+    """Not even those that were split by the window, nor repetitions; new ones are tokenised, in their place."""
+    loaded = load_model(model)
+    seen: list[tuple[str, str]] = []
+
+    def tokenise(pairs: Sequence[tuple[str, str]]) -> list[Any]:
+        seen.extend(pairs)
+        return loaded.passage_tokens(pairs)
+
+    corpus["b"] = ["Same.", *("word " * 20 for _ in range(4)), "Same."]
+    refreshed(memory, corpus)
+    base = Memory.open(memory)
+    corpus["a0"][0] = "A new beginning."
+    source = write(memory.parent / "c.jsonl", corpus)
+    comparison = Comparison(base)
+    summary = plan(sources=[source], tokenise=tokenise, window=base.window, base=comparison)
+    assert 0 < comparison.added <= 6
+    # Drafts that overflow have to be measured to be split again; their pieces, and all that fit, are known.
+    drafts = {text for _, text in seen if text}
+    live = {passage.text for passage in passages(memory)}
+    assert not drafts & live
+    fresh = plan(sources=[source], tokenise=loaded.passage_tokens, window=base.window)
+    without = ("shards", "seconds")
+    assert {k: v for k, v in summary.to_json().items() if k not in without} == {
+        k: v for k, v in fresh.to_json().items() if k not in without
+    }
+
+
+def test_nothing_changed_makes_no_version(memory: Path, corpus: Texts) -> None:
+    before = files(memory)
+    stages: list[str] = []
+
+    class Stages(Quiet):
+        def stage(self, name: str, *, total: float | None, unit: str, start: float = 0.0) -> None:
+            stages.append(name)
+
+    result = refreshed(memory, corpus, progress=Stages())
+    assert result.nothing_changed
+    assert (result.version, result.bytes_written, stages) == (1, 0, ["plan"])
+    assert files(memory) == before
+
+
+def test_paragraphs_that_moved_cost_a_catalog_row_and_no_encoding(memory: Path, corpus: dict[str, list[str]]) -> None:
+    before = {p.passage_id: p for p in passages(memory)}
+    corpus["a7"].insert(0, "")  # shown nowhere, yet every paragraph id behind it is another
+    result = refreshed(memory, corpus)
+    counts = result.counts
+    assert (result.version, counts.passages_added, counts.passages_removed) == (2, 0, 0)
+    assert counts.passages_moved == sum(p.article_id == "a7" for p in before.values())
+    assert Memory.open(memory).segments == Memory.open(memory, 1).segments
+    for passage in passages(memory):
+        shift = passage.article_id == "a7"
+        assert passage.start_paragraph_id == before[passage.passage_id].start_paragraph_id + shift
+        assert passage.end_paragraph_id == before[passage.passage_id].end_paragraph_id + shift
+    assert payload(memory) == payload(memory, 1)
+    assert verify(memory).sound
+
+
+def test_a_partial_feed_replaces_its_articles_and_drops_deleted_ones(
+    memory: Path, corpus: dict[str, list[str]], model: Path
+) -> None:
+    feed = {"a1": ["All of it is new."], "a2": corpus["a2"], "z": ["One more."]}
+    deleted = memory.parent / "gone.txt"
+    deleted.write_text("a9\n\n  a10  \nnever-there\n")
+    result = refreshed(memory, feed, partial=True, deleted=deleted)
+    counts = result.counts
+    assert (counts.articles_added, counts.articles_changed, counts.articles_removed) == (1, 1, 2)
+    assert (counts.articles_kept, counts.deleted_unknown) == (37, 1)
+    now = {name: body for name, body in (corpus | feed).items() if name not in ("a9", "a10")}
+    encode(sources=[str(write(memory.parent / "now.jsonl", now))], memory=memory.parent / "fresh", model=str(model))
+    assert payload(memory) == payload(memory.parent / "fresh")
+    # The list alone will do, and the same list again changes nothing.
+    assert refresh(sources=[], memory=memory, partial=True, deleted=deleted).nothing_changed
+
+
+def test_a_dry_run_shows_what_would_happen_and_writes_nothing(memory: Path, corpus: dict[str, list[str]]) -> None:
+    corpus["a3"][1] = "Another second paragraph."
+    source = write(memory.parent / "next.jsonl", corpus)
+    before = files(memory.parent)
+    expected = refresh_dry_run(sources=[str(source)], memory=memory)
+    assert files(memory.parent) == before
+    assert any("Another second paragraph." in example.text for example in expected.added)
+    assert {example.article_id for example in expected.removed} == {"a3"}
+    assert expected.counts == refresh(sources=[str(source)], memory=memory).counts
+
+
+def test_the_first_stage_index_follows(memory: Path, corpus: dict[str, list[str]], model: Path) -> None:
+    open_index(Memory.open(memory))
+    corpus["a3"][1] = "Xylophones are new here."
+    result = refreshed(memory, corpus)
+    assert "index" in result.seconds
+    now = Memory.open(memory)
+    assert (now.index_directory / DIRECTORY).is_dir()
+    encode(sources=[str(memory.parent / "next.jsonl")], memory=memory.parent / "fresh", model=str(model))
+    fresh = Memory.open(memory.parent / "fresh")
+    for question in ("xylophones", "kaka lomi terter", "Title of a7"):
+        [mine], [theirs] = (open_index(each).search([question], 10) for each in (now, fresh))
+        assert mine.positions.tolist() == theirs.positions.tolist()
+        assert np.allclose(mine.scores, theirs.scores)
+    assert "index" not in refreshed(memory, texts(3), "fewer.jsonl", index=False).seconds
+
+
+def test_small_catalog_files_are_merged_as_they_come(memory: Path, corpus: dict[str, list[str]]) -> None:
+    """An article a day: the number of files grows with the logarithm of the days."""
+    for day in range(12):
+        feed = {f"day{day}": [f"What happened on day {day}."]}
+        assert refreshed(memory, feed, f"day{day}.jsonl", partial=True).version == day + 2
+    opened = Memory.open(memory)
+    assert len(opened.manifest.files) <= 5
+    assert opened.passages == Memory.open(memory, 1).passages + 12
+    assert verify(memory).sound
+
+
+# Versions.
+
+
+def test_a_pinned_reader_keeps_its_version(memory: Path, corpus: dict[str, list[str]]) -> None:
+    pinned = Memory.open(memory)
+    positions = np.arange(pinned.passages)
+    codes, _ = pinned.fetch(positions)
+    before = pinned.texts(positions)
+    refreshed(memory, {"a1": ["Everything else is gone."]})
+    assert Memory.open(memory).passages == 1
+    again, _ = pinned.fetch(positions)
+    assert np.array_equal(again, codes)
+    assert pinned.texts(positions) == before
+
+
+def test_after_a_rollback_the_same_refresh_runs_again(memory: Path, corpus: dict[str, list[str]]) -> None:
+    corpus["a3"][1] = "Another second paragraph."
+    first = refreshed(memory, corpus)
+    rollback(memory=memory, to=1)
+    again = refresh(sources=[str(memory.parent / "next.jsonl")], memory=memory)
+    assert (first.version, again.version) == (2, 4)
+    assert again.counts == first.counts
+    assert payload(memory) == payload(memory, 2) != payload(memory, 1)
+
+
+def test_of_two_refreshes_at_once_one_wins_and_the_other_can_be_retried(
+    memory: Path, corpus: dict[str, list[str]]
+) -> None:
+    slow = {name: list(body) for name, body in corpus.items()}
+    slow["a1"][0] = "The slow one."
+    fast = {"b1": ["The fast one."]}
+
+    def overtake() -> None:
+        assert refreshed(memory, fast, "fast.jsonl", partial=True).version == 2
+
+    with pytest.raises(ConflictError, match="version 2"):
+        refreshed(memory, slow, "slow.jsonl", progress=Interrupting("encode", overtake))
+    opened = Memory.open(memory)
+    assert (opened.version, opened.articles) == (2, 41)
+    # What the loser made is of no use to anyone.
+    assert {path.name for path in (memory / "segments").iterdir()} == set(opened.segments)
+    assert not list((memory / "jobs").iterdir())
+    retried = refreshed(memory, slow, "slow.jsonl")
+    assert (retried.version, retried.counts.articles_removed) == (3, 1)
+    assert verify(memory).sound
+
+
+def test_one_refresh_cannot_run_twice_at_once(memory: Path, corpus: dict[str, list[str]]) -> None:
+    corpus["a1"][0] = "Changed."
+    source = write(memory.parent / "next.jsonl", corpus)
+
+    def meddle() -> None:
+        with pytest.raises(ConflictError, match="is being run"):
+            refresh(sources=[str(source)], memory=memory)
+
+    assert refresh(sources=[str(source)], memory=memory, progress=Interrupting("encode", meddle)).version == 2
+
+
+def test_who_waits_for_another_to_finish_the_job_does_not_touch_its_segment(
+    memory: Path, corpus: dict[str, list[str]]
+) -> None:
+    """Two processes start on one base version; the second gets the lock when the first has committed."""
+    corpus["a1"][0] = "Changed."
+    source = write(memory.parent / "next.jsonl", corpus)
+    late = RefreshJob([str(source)], memory)
+    refresh(sources=[str(source)], memory=memory)
+    with late.ledger.lock():
+        done = late.committed()
+    assert done is not None
+    assert done.version == 2
+    assert verify(memory).sound
+    other = RefreshJob([str(write(memory.parent / "other.jsonl", texts(3)))], memory)
+    refreshed(memory, texts(2), "two.jsonl")
+    with other.ledger.lock(), pytest.raises(ConflictError, match="version 3"):
+        other.committed()
+    assert not other.ledger.directory.exists()
+
+
+# Crashes.
+
+
+def run_and_die(memory: Path, source: Path, at: str) -> subprocess.CompletedProcess[str]:
+    """`glimmer refresh` in a process that ends without a word where `at` says."""
+    code = f"""
+        import os, sys
+        from glimmer.pipelines import refresh_job as job
+        from glimmer.storage import index, ledger, catalog
+        die = lambda *args, **kwargs: os._exit(137)
+        {at}
+        sys.argv = ["glimmer", "refresh", {str(source)!r}, "--memory", {str(memory)!r}]
+        from glimmer.pipelines.cli import main
+        main()
+    """
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+CRASHES = {
+    "in the plan": "ledger.Ledger.write_plan = die",
+    "after the plan": "job.encode_segment = die",
+    "in the encode stage": "ledger.Ledger.record = die",
+    "before the commit": "catalog.Catalog._publish = die",
+    "after the commit": "index._Preparation.install = die",
+    "before the ledger is cleared": "ledger.Ledger.clear = die",
+}
+
+
+RARER = ("in the plan", "after the plan", "after the commit")
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(moment, marks=pytest.mark.slow if moment in RARER else ()) for moment in CRASHES]
+)
+def test_a_crash_leaves_the_old_version_or_the_new_and_is_mended_by_the_same_command(
+    moment: str, memory: Path, corpus: dict[str, list[str]], model: Path
+) -> None:
+    old = payload(memory)
+    corpus["a3"][1] = "Another second paragraph."
+    source = write(memory.parent / "next.jsonl", corpus)
+    died = run_and_die(memory, source, CRASHES[moment])
+    assert died.returncode == 137, died.stderr
+    committed = moment in ("after the commit", "before the ledger is cleared")
+    assert Memory.open(memory).version == 1 + committed
+    said: list[str] = []
+
+    class Listener(Quiet):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    again = refresh(sources=[str(source)], memory=memory, progress=Listener())
+    assert (again.version, again.nothing_changed) == (2, committed)
+    # What was planned is not planned again.
+    assert bool(said) == (moment in ("after the plan", "in the encode stage", "before the commit"))
+    assert ("plan" not in again.seconds) == bool(said)
+    encode(sources=[str(source)], memory=memory.parent / "fresh", model=str(model))
+    assert payload(memory) == payload(memory.parent / "fresh") != old
+    assert verify(memory).sound
+    assert not list((memory / "jobs").iterdir())
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_refresh_ends_in_one_version_or_the_other(model: Path, tmp_path: Path) -> None:
+    """kill -9 at random moments, start-up to commit; then the same command makes what a rebuild makes."""
+    corpus = texts(4000)
+    encode(sources=[str(write(tmp_path / "first.jsonl", corpus))], memory=tmp_path / "m", model=str(model))
+    dice, kills = random.Random(11), 0
+    command = [sys.executable, "-c", "from glimmer.pipelines.cli import main; main()", "refresh"]
+    lasts = 0.0
+    for turn in range(5):
+        for name in dice.sample(sorted(corpus), 1500):
+            corpus[name][dice.randrange(3)] = f"Edited in turn {turn}: {name} " + "vensha " * 40 + "."
+        source = write(tmp_path / f"{turn}.jsonl", corpus)
+        arguments = [*command, str(source), "--memory", str(tmp_path / "m")]
+        version = Memory.open(tmp_path / "m").version
+        old = payload(tmp_path / "m")
+        encode(sources=[str(source)], memory=tmp_path / f"fresh{turn}", model=str(model))
+        new = payload(tmp_path / f"fresh{turn}")
+        for _ in range(3 if turn else 0):
+            process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            time.sleep(dice.uniform(0.2, 0.9) * lasts)
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+            process.wait()
+            found = Memory.open(tmp_path / "m")
+            assert payload(tmp_path / "m") == (old if found.version == version else new)
+        begun = time.monotonic()
+        subprocess.run(arguments, check=True, capture_output=True)
+        lasts = lasts or time.monotonic() - begun
+        assert Memory.open(tmp_path / "m").version == version + 1
+        assert payload(tmp_path / "m") == new
+        assert verify(tmp_path / "m").sound
+    assert kills >= 5, "the kills came too late to test anything"
+
+
+# What it refuses.
+
+
+def test_a_refusal_leaves_the_memory_as_it_was(memory: Path, corpus: Texts, tmp_path: Path) -> None:
+    """But for the dead-letter file, where the message says to look."""
+    before = files(memory)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"wikipedia_id": "a", "text": ["T", "fine"]}\n{"wikipedia_id": "b", "text": \n')
+    empty = tmp_path / "blank.jsonl"
+    empty.write_text('{"wikipedia_id": "a", "wikipedia_title": "T", "text": ["T", " "]}\n')
+    gone = tmp_path / "gone.txt"
+    gone.write_text("a1\n")
+    feed = str(write(tmp_path / "feed.jsonl", {"a1": corpus["a1"]}))
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes(b"a1\ncaf\xe9\n")
+    for says, error, options in (
+        (r"bad\.jsonl:2", InputError, {"sources": [str(bad)], "strict": True}),
+        ("no article can be used", InputError, {"sources": [str(empty)]}),
+        ("No such", InputError, {"sources": [str(tmp_path / "absent.jsonl")]}),
+        ("no source", UsageError, {"sources": []}),
+        ("--partial", UsageError, {"sources": [feed], "deleted": gone}),
+        ("'a1' is to be deleted", InputError, {"sources": [feed], "partial": True, "deleted": gone}),
+        (r"latin\.txt:2", InputError, {"sources": [], "partial": True, "deleted": latin}),
+    ):
+        with pytest.raises(error, match=says):
+            refresh(memory=memory, **options)  # type: ignore[arg-type]
+        assert {n: s for n, s in files(memory).items() if not n.endswith(".rejected.jsonl")} == before, says
+
+
+def test_rejected_records_are_counted_and_their_articles_go(memory: Path, corpus: dict[str, list[str]]) -> None:
+    corpus["a4"] = [" "]
+    result = refreshed(memory, corpus)
+    assert result.plan.rejected == {"empty_text": 1}
+    assert result.rejects is not None
+    assert "next.jsonl:5" in result.rejects.read_text()
+    assert result.counts.articles_removed == 1
+    # In a partial feed a record that cannot be used says nothing about its article.
+    other = refreshed(memory, {"a6": [" "], "b": ["Fine."]}, "feed.jsonl", partial=True)
+    assert (other.counts.articles_removed, other.counts.articles_added) == (0, 1)
+
+
+def test_only_the_encoder_that_made_the_memory_will_do(
+    memory: Path, corpus: dict[str, list[str]], model: Path, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    corpus["a1"][0] = "Changed."
+    stranger = tiny_model(tmp_path / "stranger", with_decoder=False, seed=1)
+    with pytest.raises(MismatchError, match="another encoder"):
+        refreshed(memory, corpus, model=str(stranger))
+    twin = tiny_model(tmp_path / "twin", window=32)  # has a decoder and another window, and the same lower layers
+    assert refreshed(memory, corpus, model=str(twin)).version == 2
+    encode(sources=[str(memory.parent / "next.jsonl")], memory=tmp_path / "fresh", model=str(model))
+    assert payload(memory) == payload(tmp_path / "fresh")
+
+
+def test_an_encoder_that_is_gone_is_asked_for(
+    corpus: dict[str, list[str]], tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    made_by = tiny_model(tmp_path / "model", with_decoder=False)
+    encode(sources=[str(write(tmp_path / "c.jsonl", corpus))], memory=tmp_path / "m", model=str(made_by))
+    made_by.rename(tmp_path / "moved")
+    corpus["a1"][0] = "Changed."
+    with pytest.raises(UsageError, match="give it with --model"):
+        refreshed(tmp_path / "m", corpus)
+    assert refreshed(tmp_path / "m", corpus, model=str(tmp_path / "moved")).version == 2
+
+
+def test_where_there_is_no_memory_encode_is_named(corpus: Texts, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="glimmer encode"):
+        refreshed(tmp_path / "absent", corpus)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_damaged_plan_is_told_from_a_sound_one(memory: Path, corpus: dict[str, list[str]]) -> None:
+    corpus["a1"][0] = "Changed."
+    source = write(memory.parent / "next.jsonl", corpus)
+    run_and_die(memory, source, CRASHES["in the encode stage"])
+    [saved] = memory.glob("jobs/*/changes.safetensors")
+    content = bytearray(saved.read_bytes())
+    content[-1] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(DamageError, match=r"delete .* and run the command again"):
+        refresh(sources=[str(source)], memory=memory)
+
+
+def test_the_command_says_what_it_did(memory: Path, corpus: dict[str, list[str]]) -> None:
+    corpus["a1"][0] = "Changed."
+    source = write(memory.parent / "next.jsonl", corpus)
+
+    def run(*options: str) -> str:
+        done = CliRunner().invoke(glimmer, ["refresh", str(source), "--memory", str(memory), *options])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "+ a1  Title of a1: Changed." in run("--dry-run")
+    record = json.loads(run("--json"))
+    assert (record["version"], record["counts"]["articles_changed"], record["nothing_changed"]) == (2, 1, False)
+    assert "nothing changed, version 2 is up to date" in run()

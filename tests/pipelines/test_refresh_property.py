@@ -1,0 +1,211 @@
+"""Refresh equals rebuild: whatever happened to a corpus, a refreshed memory is the one a fresh encode would make."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from glimmer.pipelines.encode import encode
+from glimmer.pipelines.refresh import refresh
+from glimmer.storage.memory import Memory
+from glimmer.storage.verify import verify
+
+
+class Article(NamedTuple):
+    title: str
+    paragraphs: list[str]
+
+
+Corpus = dict[str, Article]
+WORDS = ("ka", "lomi", "terven", "orpi", "dusfe", "ralsha", "nunu", "Mi", "x", "shanter")
+
+
+def sentence(dice: random.Random) -> str:
+    return " ".join(dice.choice(WORDS) for _ in range(3 + dice.randrange(9))).capitalize() + dice.choice(".!?")
+
+
+def paragraph(dice: random.Random) -> str:
+    kind = dice.randrange(8)
+    if kind == 0:
+        return "Section::::" + sentence(dice)
+    if kind == 1:
+        return ""
+    if kind == 2:
+        return "BULLET::::- " + sentence(dice)
+    if kind == 3:
+        return "x x x x x x x x x x " * (3 + dice.randrange(9))  # overflows the window in equal pieces
+    return " ".join(sentence(dice) for _ in range(1 + dice.randrange(14)))
+
+
+def article(dice: random.Random) -> Article:
+    paragraphs = [paragraph(dice) for _ in range(1 + dice.randrange(6))]
+    return Article(sentence(dice), [*paragraphs, sentence(dice)])
+
+
+def first_corpus() -> Corpus:
+    dice = random.Random(4)
+    return {str(number): article(dice) for number in range(14)}
+
+
+def edit(corpus: Corpus, past: list[Corpus], kind: str, seed: int) -> None:
+    """One change of the kind that happens to an encyclopedia; `past` holds what the corpus was."""
+    dice = random.Random(seed)
+    if kind == "add article" or not corpus:
+        corpus[f"n{dice.randrange(6)}"] = article(dice)
+        return
+    name = dice.choice(sorted(corpus))
+    paragraphs = corpus[name].paragraphs
+    at = dice.randrange(len(paragraphs))
+    if kind == "edit sentence":
+        sentences = paragraphs[at].split(". ")
+        sentences[dice.randrange(len(sentences))] = sentence(dice)
+        paragraphs[at] = ". ".join(sentences)
+    elif kind == "insert paragraph":
+        paragraphs.insert(at, paragraph(dice))
+    elif kind == "duplicate paragraph":
+        paragraphs.insert(dice.randrange(len(paragraphs) + 1), paragraphs[at])
+    elif kind == "delete paragraph":
+        del paragraphs[at]
+    elif kind == "swap paragraphs":
+        other = dice.randrange(len(paragraphs))
+        paragraphs[at], paragraphs[other] = paragraphs[other], paragraphs[at]
+    elif kind == "delete article":
+        del corpus[name]
+    elif kind == "retitle":
+        corpus[name] = Article(sentence(dice), paragraphs)
+    elif kind == "rename":
+        corpus[f"{name}r"] = corpus.pop(name)
+    elif kind == "reorder":
+        order = sorted(corpus)
+        dice.shuffle(order)
+        moved = {each: corpus[each] for each in order}
+        corpus.clear()
+        corpus.update(moved)
+    elif kind == "revert":
+        before = dice.choice(past)
+        if name in before:
+            corpus[name] = copy.deepcopy(before[name])
+    if name in corpus and not any(text.strip() for text in corpus[name].paragraphs):
+        corpus[name].paragraphs.append(sentence(dice))  # an article without text is a rejected record
+
+
+EDITS = (
+    "edit sentence",
+    "insert paragraph",
+    "duplicate paragraph",
+    "delete paragraph",
+    "swap paragraphs",
+    "add article",
+    "delete article",
+    "retitle",
+    "rename",
+    "reorder",
+    "revert",
+)
+Step = tuple[bool, list[tuple[str, int]]]
+STEPS = st.lists(
+    st.tuples(st.booleans(), st.lists(st.tuples(st.sampled_from(EDITS), st.integers(0, 1 << 30)), max_size=6)),
+    min_size=1,
+    max_size=4,
+)
+
+
+def write(path: Path, corpus: Corpus) -> Path:
+    lines = [
+        json.dumps({"wikipedia_id": name, "wikipedia_title": title, "text": [title, *paragraphs]})
+        for name, (title, paragraphs) in corpus.items()
+    ]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def everything(path: Path) -> dict[str, Any]:
+    """Passage id -> all that a reader can see of it: codes, length, text, tokens, where it stands in its article."""
+    memory = Memory.open(path)
+    positions = np.arange(memory.passages)
+    codes, lengths = memory.fetch(positions)
+    found = {
+        passage.passage_id: (codes[at].tobytes(), int(lengths[at]), passage._plain(), passage.tokens.tolist())
+        for at, passage in enumerate(memory.texts(positions))
+    }
+    assert list(found) == sorted(found)
+    assert memory.articles == len({row[2][1] for row in found.values()})
+    assert memory.tokens == sum(row[1] for row in found.values())
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", with_decoder=False)
+
+
+@pytest.fixture(scope="module")
+def first(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The memory of the corpus as it is before anything happens."""
+    home = tmp_path_factory.mktemp("first")
+    encode(sources=[str(write(home / "corpus.jsonl", first_corpus()))], memory=home / "m", model=str(model))
+    return home / "m"
+
+
+def live_through(steps: list[Step], first: Path, model: Path, home: Path) -> None:
+    """Refreshes a copy of `first` after each step, and compares it in the end with a memory made from nothing."""
+    shutil.copytree(first, home / "m")
+    corpus = first_corpus()
+    past = [copy.deepcopy(corpus)]
+    for number, (partial, edits) in enumerate(steps):
+        for kind, seed in edits:
+            edit(corpus, past, kind, seed)
+        if partial:
+            before = past[-1]
+            feed = {name: each for name, each in corpus.items() if before.get(name) != each}
+            (home / "gone.txt").write_text("".join(f"{name}\n" for name in before if name not in corpus))
+            sources = [str(write(home / f"feed{number}.jsonl", feed))] if feed else []
+            deleted = None if sources and set(before) <= set(corpus) else home / "gone.txt"
+            if sources or set(before) - set(corpus):
+                refresh(sources=sources, memory=home / "m", partial=True, deleted=deleted)
+        elif corpus:
+            refresh(sources=[str(write(home / f"corpus{number}.jsonl", corpus))], memory=home / "m")
+        past.append(copy.deepcopy(corpus))
+    if not corpus:
+        return
+    encode(sources=[str(write(home / "final.jsonl", corpus))], memory=home / "fresh", model=str(model))
+    assert everything(home / "m") == everything(home / "fresh")
+    assert verify(home / "m").sound
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS)
+def test_a_refreshed_memory_is_a_rebuilt_one(
+    steps: list[Step], first: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = tmp_path_factory.mktemp("life")
+    live_through(steps, first, model, home)
+    shutil.rmtree(home)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS)
+def test_a_refreshed_memory_is_a_rebuilt_one_over_many_histories(
+    steps: list[Step], first: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = tmp_path_factory.mktemp("life")
+    live_through(steps, first, model, home)
+    shutil.rmtree(home)
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_each_kind_of_edit_by_itself(kind: str, first: Path, model: Path, tmp_path: Path) -> None:
+    """From whole corpora and from partial feeds, and with something taken back."""
+    steps: list[Step] = [(False, [(kind, 1), (kind, 2)]), (True, [(kind, 3), (kind, 4)]), (True, [("revert", 7)])]
+    live_through(steps, first, model, tmp_path)
