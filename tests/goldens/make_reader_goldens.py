@@ -1,6 +1,8 @@
 """Makes reader_fid_*.npz: what Hugging Face's T5ForConditionalGeneration answers as a fusion-in-decoder reader.
 
-    python tests/goldens/make_reader_goldens.py        (needs torch and transformers; made with 2.13 and 5.23)
+    python tests/goldens/make_reader_goldens.py [small] [base]
+
+needs torch and transformers (made with 2.13 and 5.23).
 
 Question and passage tokens are written together, encoded row by row, laid end to end, and given to `generate` as
 `encoder_outputs`, which is FiD as its authors' code does it. Everything is decoded a second time in float64, and the
@@ -10,6 +12,7 @@ not hang on rounding.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +155,8 @@ def main() -> None:
     torch.manual_seed(0)
     data = weights.inputs()
     for shape in (weights.SMALL, weights.BASE):
+        if shape.name not in (sys.argv[1:] or [shape.name]):
+            continue
         model = build(shape)
         states, mask = encode(model, data)
         first = model(

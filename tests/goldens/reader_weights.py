@@ -30,7 +30,7 @@ class Shape:
 
 
 SMALL = Shape(name="small", d_model=512, d_ff=1024, heads=6, layers=8, seed=11)
-BASE = Shape(name="base", d_model=768, d_ff=2048, heads=12, layers=12, seed=13, end_scale=4.2)
+BASE = Shape(name="base", d_model=768, d_ff=2048, heads=12, layers=12, seed=14, end_scale=4.2)
 
 # (beams, length_penalty, early_stopping): what both sides decode
 SEARCHES: tuple[tuple[int, float, bool | str], ...] = (

@@ -1,0 +1,90 @@
+"""Grounded decoding: the answer is a run of tokens that occurs in the selected passages, so it can be pointed at.
+
+The state is one bit per passage position: could the next token of this answer be the one that stands there? At first
+every position qualifies; after each token only the positions that follow a match. The tokens at the qualifying
+positions are the ones the decoder may write, and the end of the answer once it has one token. Everything is fixed-shape
+and runs inside the decoding loop, for greedy and beam search alike. Passages and answer must be in one vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import MismatchError
+from .config import ReaderConfig
+from .live_encoder import take_rows
+
+
+class Grounding(NamedTuple):
+    """What answers may be taken from: `tokens` int32 [B,k,L] and `usable` bool [B,k,L] (padding and specials False)."""
+
+    tokens: jax.Array
+    usable: jax.Array
+
+
+def check_groundable(config: ReaderConfig) -> None:
+    """MismatchError unless decoder and encoder share one vocabulary."""
+    if not config.decoder.shared_embedding and config.decoder.vocab_size != config.encoder.vocab_size:
+        raise MismatchError(
+            f"grounded answers need one vocabulary for passages and answers, but the encoder has "
+            f"{config.encoder.vocab_size} tokens and the decoder {config.decoder.vocab_size}: decode without --grounded"
+        )
+
+
+def grounding(
+    tokens: jax.Array, lengths: jax.Array, *, specials: Sequence[int], chosen: jax.Array | None = None
+) -> Grounding:
+    """Passages as the decoding loop wants them.
+
+    `tokens` int32 [B,m,L] (what the encoder read), `lengths` int32 [B,m]; `specials` are token ids that never belong to
+    an answer (end of text, [CLS], unknown); `chosen` int32 [B,k] keeps the selected candidates only.
+    """
+    if chosen is not None:
+        tokens, lengths = take_rows(tokens, chosen), take_rows(lengths, chosen)
+    usable = jnp.arange(tokens.shape[2]) < lengths[:, :, None]
+    for special in sorted(set(specials)):
+        usable &= tokens != special
+    return Grounding(tokens, usable)
+
+
+def first_matches(ground: Grounding, rows: int) -> jax.Array:
+    """The state before the first token, for `rows` answers a question: bool [B,N,k,L]."""
+    batch, passages, length = ground.usable.shape
+    return jnp.broadcast_to(ground.usable[:, None], (batch, rows, passages, length))
+
+
+def allowed(ground: Grounding, matches: jax.Array, vocabulary: int) -> jax.Array:
+    """Which tokens may come next: matches bool [B,N,k,L] -> bool [B,N,V]."""
+    batch, rows = matches.shape[:2]
+    flat = matches.reshape(batch, rows, -1)
+    tokens = jnp.broadcast_to(ground.tokens.reshape(batch, 1, -1), flat.shape)
+    target = jnp.where(flat, tokens, vocabulary)  # one past the end: dropped
+    question = jnp.arange(batch)[:, None, None]
+    row = jnp.arange(rows)[None, :, None]
+    return jnp.zeros((batch, rows, vocabulary), bool).at[question, row, target].set(True, mode="drop")
+
+
+def advance(ground: Grounding, matches: jax.Array, tokens: jax.Array) -> jax.Array:
+    """The state after writing tokens int32 [B,N]: positions that follow a matched occurrence of them."""
+    hit = matches & (ground.tokens[:, None] == tokens[:, :, None, None])
+    shifted = jnp.pad(hit[..., :-1], ((0, 0), (0, 0), (0, 0), (1, 0)))
+    return shifted & ground.usable[:, None]
+
+
+def find_spans(answer: np.ndarray, passages: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+    """Where an answer's tokens occur: (passage, first token) pairs, passages in the given order. On the host."""
+    answer = np.asarray(answer)
+    found: list[tuple[int, int]] = []
+    if answer.size == 0:
+        return found
+    for number, passage in enumerate(passages):
+        tokens = np.asarray(passage)
+        if tokens.size >= answer.size:
+            windows = np.lib.stride_tricks.sliding_window_view(tokens, answer.size)
+            found += [(number, int(start)) for start in np.flatnonzero((windows == answer).all(axis=1))]
+    return found

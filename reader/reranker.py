@@ -1,0 +1,91 @@
+"""The re-ranker: a score for every candidate half-way through the live encoder, and the choice of the best few.
+
+GLIMMER's re-ranker (arXiv 2306.10231, section 3) is shallow: a linear map of live A's first token, since live A's
+layers have already read passage and question together. A separate re-ranker, which the paper compares against, runs
+layers of its own over the same [question; memory] and is used for nothing else.
+
+The first token is that of the question's copy in the row. T5's residual stream is not normalised, so it passes an
+RMSNorm before the linear map; without it the scale of scores would be an accident of the layer at which they are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from ..encoders.bert import BertEncoder
+from ..encoders.config import EncoderConfig
+from ..encoders.primitives import Linear, RMSNorm
+from ..encoders.t5 import T5Encoder
+from .live_encoder import Lengths, run_live, take_rows
+
+ENDS = ("embedding", "position_embedding", "type_embedding", "embedding_norm", "final_norm")
+
+
+def build_encoder(config: EncoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike) -> T5Encoder | BertEncoder:
+    """A freshly initialised encoder of the configuration's family, all layers."""
+    family = T5Encoder if config.family == "t5" else BertEncoder
+    return family(config, rngs=rngs, dtype=dtype)
+
+
+def _layers_only(config: EncoderConfig, layers: int, *, rngs: nnx.Rngs, dtype: DTypeLike) -> T5Encoder | BertEncoder:
+    """An encoder that reads hidden states and gives hidden states: without the embedding and the final norm."""
+    encoder = build_encoder(replace(config, num_layers=layers, vocab_size=1), rngs=rngs, dtype=dtype)
+    for part in ENDS:
+        if hasattr(encoder, part):
+            delattr(encoder, part)
+    return encoder
+
+
+class Reranker(nnx.Module):
+    """Scores [question; memory] rows. `layers` > 0 are the re-ranker's own; 0 means it reads live A's output."""
+
+    def __init__(self, config: EncoderConfig, layers: int, *, rngs: nnx.Rngs, dtype: DTypeLike) -> None:
+        self.own_layers = layers
+        self.norm = RMSNorm(config.d_model, config.layer_norm_eps) if config.family == "t5" else None
+        self.score = Linear(config.d_model, 1, rngs=rngs)
+        self.encoder = _layers_only(config, layers, rngs=rngs, dtype=dtype) if layers else None
+
+    def __call__(
+        self,
+        hidden: jax.Array,
+        lengths: Lengths,
+        *,
+        question_width: int,
+        dropout_rate: float = 0.0,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """hidden float32 [B,m,Sq+L,D] -> scores float32 [B,m], -inf for absent passages."""
+        if self.encoder is not None:
+            hidden = run_live(
+                self.encoder,
+                hidden,
+                lengths,
+                0,
+                self.own_layers,
+                question_width=question_width,
+                dropout_rate=dropout_rate,
+                key=key,
+            )
+        first = hidden[:, :, 0]
+        if self.norm is not None:
+            first = self.norm(first)
+        # A sum instead of a product of one column, and float32 in every precision: scores order passages.
+        scores = jnp.sum(first * self.score.kernel[...].astype(jnp.float32)[:, 0], axis=-1)
+        return jnp.where(lengths.passages > 0, scores, -jnp.inf)
+
+
+def select(scores: jax.Array, count: int) -> jax.Array:
+    """The `count` best of scores float32 [B,m] -> int32 [B,count], best first; equal scores keep their order."""
+    if not 1 <= count <= scores.shape[1]:
+        raise ValueError(f"cannot select {count} of {scores.shape[1]} candidates")
+    return jax.lax.top_k(scores, count)[1]
+
+
+def keep(hidden: jax.Array, lengths: Lengths, chosen: jax.Array) -> tuple[jax.Array, Lengths]:
+    """The rows `chosen` int32 [B,k] of hidden [B,m,S,D] and of the passages' lengths."""
+    return take_rows(hidden, chosen), Lengths(lengths.question, take_rows(lengths.passages, chosen))
