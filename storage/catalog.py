@@ -26,11 +26,14 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 from .. import ConflictError, DamageError, GlimmerError, StorageError, UsageError
 from .catalog_files import CATALOG_SCHEMA, MAX_FILE_ROWS, read_catalog_file, write_catalog_files
 from .files import damage, make_directories, sha256_bytes, sync_directory, translated
+from .layout import SEGMENTS
+from .locks import held
 from .manifest import CatalogFile, Manifest, SegmentEntry, check_name
 from .writer import SealedSegment
 
 PASSAGES = "passages"
 _LOG = "_delta_log"
+_LOCK = ".commit-lock"
 _APPLICATION = "glimmer"
 _CONFIGURATION: dict[str, str | None] = {
     "delta.enableExpiredLogCleanup": "false",
@@ -59,7 +62,7 @@ class Catalog:
     @property
     def exists(self) -> bool:
         """Whether version 0 has been committed."""
-        return self._log_path(0).exists()
+        return self.log_path(0).exists()
 
     def latest_version(self) -> int:
         """Number of the newest version, by the names in the log; raises UsageError when there is no memory."""
@@ -84,7 +87,7 @@ class Catalog:
 
     def read_manifest(self, version: int) -> Manifest:
         """The manifest of `version` by itself: its own checksum is checked, Delta's state is not built."""
-        path = self._log_path(version)
+        path = self.log_path(version)
         content = self._read_log(version)
         with translated(path, damage(path, self._remedy)):
             infos = [
@@ -108,18 +111,19 @@ class Catalog:
         found: list[tuple[Path, str]] = []
         previous: str | None = ""
         for version in range(latest + 1):
-            path = self._log_path(version)
+            path = self.log_path(version)
             try:
                 manifest = self.read_manifest(version)
                 if previous is not None and manifest.previous_sha256 != previous:
-                    found.append((self._log_path(version - 1), "its bytes are not those that the next version saw"))
+                    found.append((self.log_path(version - 1), "its bytes are not those that the next version saw"))
                 previous = sha256_bytes(self._read_log(version))
             except DamageError as error:
                 found.append((path, str(error)))
                 previous = None
         return found
 
-    def _log_path(self, version: int) -> Path:
+    def log_path(self, version: int) -> Path:
+        """The log entry of `version`; whether it exists or not."""
         return self.directory / _LOG / f"{version:020d}.json"
 
     def _logged_versions(self) -> list[int]:
@@ -130,7 +134,7 @@ class Catalog:
         return sorted(int(n[:-5]) for n in names if n.endswith(".json") and len(n) == 25 and n[:-5].isdigit())
 
     def _read_log(self, version: int) -> bytes:
-        path = self._log_path(version)
+        path = self.log_path(version)
         with translated(path, damage(path, self._remedy)):
             try:
                 return path.read_bytes()
@@ -233,12 +237,12 @@ class Catalog:
         latest = self.latest_version()
         if latest != base:
             return self._already(job, base, latest)
-        current = self.manifest(base)
-        unknown = set(remove) - {file.name for file in current.files}
-        if unknown:
-            raise UsageError(f"{self.directory}: version {base} has no live files {sorted(unknown)[:3]}")
-        written: list[CatalogFile] = []
-        with contextlib.ExitStack() as undo:
+        with self.lock(shared=True), contextlib.ExitStack() as undo:
+            current = self.manifest(base)
+            unknown = set(remove) - {file.name for file in current.files}
+            if unknown:
+                raise UsageError(f"{self.directory}: version {base} has no live files {sorted(unknown)[:3]}")
+            written: list[CatalogFile] = []
             undo.callback(self._discard, written, base + 1)
             for file in write_catalog_files(self.directory, add, max_rows=max_file_rows):
                 written.append(file)
@@ -277,20 +281,47 @@ class Catalog:
         """
         target, current = self.manifest(to), self.manifest(base)
         live, wanted = {file.name for file in current.files}, {file.name for file in target.files}
-        for file in target.files:
-            path = self.directory / file.name
-            if not path.exists():
-                raise UsageError(f"{path}: version {to} has been vacuumed; choose a newer one")
-        return self.commit(
-            base=base,
-            job=job,
-            operation="rollback",
-            remove=live - wanted,
-            restore=[file for file in target.files if file.name not in live],
-            segments=target.segments,
-            details={"to": to},
-            prepare=prepare,
-        )
+        with self.lock(shared=True):  # no vacuum from the look at the files to the commit that names them again
+            self.check_present(target)
+            return self.commit(
+                base=base,
+                job=job,
+                operation="rollback",
+                remove=live - wanted,
+                restore=[file for file in target.files if file.name not in live],
+                segments=target.segments,
+                details={"to": to},
+                prepare=prepare,
+            )
+
+    @contextlib.contextmanager
+    def lock(self, *, shared: bool) -> Iterator[None]:
+        """Commits hold it shared, a vacuum alone, so that no commit names a file which is being deleted.
+
+        A commit waits for a vacuum to end; a vacuum raises ConflictError while a commit is under way.
+        """
+        busy = f"{self.memory}: a commit is under way; run the command again when it has ended"
+        with held(self.directory / _LOCK, busy=lambda _: ConflictError(busy), shared=shared, wait=shared):
+            yield
+
+    def check_present(self, manifest: Manifest) -> None:
+        """Raises UsageError if a vacuum has deleted something that `manifest`, of an earlier version, names.
+
+        What the newest version names is never vacuumed: if that is missing it is damage, and found as such.
+        """
+        latest = self.latest_version()
+        if manifest.version == latest:
+            return
+        newest = self.read_manifest(latest)
+        files = {file.name for file in manifest.files} - {file.name for file in newest.files}
+        gone = [f"{PASSAGES}/{name}" for name in sorted(files) if not (self.directory / name).exists()]
+        segments = sorted(set(manifest.segments) - set(newest.segments))
+        gone += [f"{SEGMENTS}/{name}" for name in segments if not (self.memory / SEGMENTS / name).exists()]
+        if gone:
+            raise UsageError(
+                f"{self.memory}: version {manifest.version} was vacuumed ({gone[0]} is gone); choose a newer one, "
+                f"`glimmer history {self.memory}` lists them"
+            )
 
     def _already(self, job: str, base: int, latest: int) -> Manifest:
         for version in range(latest, base, -1):
@@ -352,7 +383,7 @@ class Catalog:
                         post_commithook_properties=_NO_HOOKS,
                     )
                 except CommitFailedError:
-                    if not self._log_path(manifest.version).exists():
+                    if not self.log_path(manifest.version).exists():
                         raise
         except GlimmerError:
             # A failure after the log entry was put down is still a commit.
@@ -364,14 +395,14 @@ class Catalog:
         return True
 
     def _is_committed(self, manifest: Manifest) -> bool:
-        if not self._log_path(manifest.version).exists():
+        if not self.log_path(manifest.version).exists():
             return False
         return self.read_manifest(manifest.version).to_text() == manifest.to_text()
 
     def _sync_log(self, version: int) -> None:
         """Delta writes its log without fsync; a version that was reported must survive a power cut."""
         with translated(self.directory, lambda text: StorageError(f"{self.directory}: {text}")):
-            descriptor = os.open(self._log_path(version), os.O_RDONLY)
+            descriptor = os.open(self.log_path(version), os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
@@ -384,7 +415,7 @@ class Catalog:
 
         An interrupt may fall just after the log entry was put down, so the entry is asked first.
         """
-        path = self._log_path(version)
+        path = self.log_path(version)
         with contextlib.suppress(OSError):
             entry = path.read_bytes() if path.exists() else b""
             for file in written:

@@ -13,6 +13,9 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
+import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -151,3 +154,59 @@ def listed_sizes(directory: Path) -> dict[str, int]:
         return {}
     except OSError as error:
         raise storage_error(directory, error) or StorageError(f"{directory}: {one_line(error)}") from error
+
+
+def remove_file(path: Path) -> None:
+    """Deletes a file if it is there; raises StorageError."""
+    with translated(path, lambda text: StorageError(f"{path}: {text}")):
+        path.unlink(missing_ok=True)
+
+
+def remove_tree(directory: Path) -> None:
+    """Deletes `directory` so that it is whole or gone for whoever looks: renamed first, then emptied.
+
+    A crash leaves a temporary name, which a vacuum deletes. Does nothing if it is not there; links in it are not
+    followed. Raises StorageError.
+    """
+    doomed = directory.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    with translated(directory, lambda text: StorageError(f"{directory}: {text}")):
+        try:
+            os.rename(directory, doomed)
+        except FileNotFoundError:
+            return
+        sync_directory(directory.parent)
+        shutil.rmtree(doomed)
+
+
+def tree_time(path: Path) -> float:
+    """When anything in the tree at `path` was last changed, by its files' times; -inf if there is nothing."""
+    return max((status.st_mtime for status in _statuses(path)), default=float("-inf"))
+
+
+def tree_size(path: Path) -> int:
+    """Bytes of all files in the tree at `path`."""
+    return sum(status.st_size for status in _statuses(path) if not stat.S_ISDIR(status.st_mode))
+
+
+def _statuses(path: Path) -> Iterator[os.stat_result]:
+    with contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        yield status
+        if stat.S_ISDIR(status.st_mode):
+            for name in os.listdir(path):
+                yield from _statuses(path / name)
+
+
+def file_system_time(directory: Path) -> float:
+    """What time the file system that holds `directory` thinks it is, in seconds; the machine's own if it is full."""
+    probe = directory / f"{TEMPORARY_PREFIX}clock-{secrets.token_hex(4)}"
+    with translated(directory, lambda text: StorageError(f"{directory}: {text}")):
+        try:
+            probe.touch()
+            return probe.stat().st_mtime
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return time.time()  # a vacuum is wanted most when the disk is full
+        finally:
+            probe.unlink(missing_ok=True)

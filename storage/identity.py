@@ -237,6 +237,8 @@ def read_identity(memory: Path, sha256: str | None = None) -> Identity:
             with open(path, "rb") as file:
                 content = file.read(_MAX_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
+            if (memory / "passages" / "_delta_log").is_dir():
+                raise DamageError(f"{path}: the file is missing; restore it from a copy of the memory") from None
             raise UsageError(f"{memory}: no memory here (memory.json is missing); `glimmer encode` makes one") from None
     identity = Identity.parse(content, path)
     if sha256 is not None and sha256_bytes(content) != sha256:

@@ -34,6 +34,11 @@ def check_segment_id(segment: str) -> str:
     return segment
 
 
+def is_segment_id(name: str) -> bool:
+    """Whether `name` may be a segment's."""
+    return _SEGMENT_ID.fullmatch(name) is not None
+
+
 def segment_directory(memory: Path, segment: str) -> Path:
     """`memory/segments/<segment>`; a name that could leave the directory, read from a damaged catalog, is damage."""
     if _SEGMENT_ID.fullmatch(segment) is None:

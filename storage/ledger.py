@@ -8,13 +8,10 @@ Names carry the row counts: progress is one directory listing, from any thread o
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import re
 import shutil
-import socket
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,8 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from .. import ConflictError, DamageError, StorageError, UsageError
-from .files import make_directories, one_line, storage_error, translated, write_atomic
+from .files import (
+    make_directories,
+    one_line,
+    remove_file,
+    remove_tree,
+    storage_error,
+    translated,
+    write_atomic,
+)
 from .layout import ShardRecord
+from .locks import held, is_held
 from .manifest import check_name
 
 JOBS = "jobs"
@@ -58,23 +64,19 @@ class Ledger:
         Raises ConflictError at once if another process holds it. Workers of the job do not take it.
         """
         make_directories(self._shards)
-        path = self.directory / _LOCK
-        with contextlib.ExitStack() as stack:
-            with translated(path, lambda text: StorageError(f"{path}: {text}")):
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                stack.callback(os.close, descriptor)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                        raise
-                    holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
-                    raise ConflictError(
-                        f"{self.directory}: the job is being run by {holder or 'another process'}; wait for it to end"
-                    ) from None
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with held(
+            self.directory / _LOCK,
+            busy=lambda holder: ConflictError(
+                f"{self.directory}: the job is being run by {holder}; wait for it to end"
+            ),
+        ):
+            make_directories(self._shards)  # whoever held the lock before may have cleared the ledger
             yield
+
+    @property
+    def running(self) -> bool:
+        """Whether a process holds the job's lock right now; writes nothing."""
+        return is_held(self.directory / _LOCK)
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Records the finished plan, a JSON object; from then on planning need not be repeated."""
@@ -111,6 +113,11 @@ class Ledger:
         """Shards and rows done, by names alone: cheap enough to ask several times a second."""
         rows = [int(match.group(2)) for name in self._names() if (match := _RECORD_NAME.fullmatch(name))]
         return Progress(len(rows), sum(rows))
+
+    def forget(self) -> None:
+        """Deletes plan and records and keeps the lock that the caller holds: the job starts from nothing next time."""
+        remove_file(self.directory / _PLAN)
+        remove_tree(self._shards)
 
     def clear(self) -> None:
         """Deletes the ledger, when the job's commit is in the history."""

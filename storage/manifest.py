@@ -165,6 +165,11 @@ def check_name(value: str) -> bool:
     return _NAME.fullmatch(value) is not None
 
 
+def is_catalog_file_name(name: str) -> bool:
+    """Whether `name` is one that catalog files have: `part-<number>-<uuid>.parquet`."""
+    return _FILE_NAME.fullmatch(name) is not None
+
+
 def _canonical(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 

@@ -2,12 +2,16 @@
 
 Every file is compared with its recorded SHA-256, and beyond that every live passage is read as a reader would read it:
 its chunk decoded, its length and text compared with the catalog, codes beyond its length zero. A file whose digest
-agrees yet whose content does not would be our own mistake, and is found all the same.
+agrees yet whose content does not would be our own mistake, and is found all the same. Shards are checked a few at a
+time: hashing and decoding leave Python alone.
 """
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ from .segment import RowDamageError, SegmentReader
 from .text import TextShard
 
 _SAMPLE = 5
+_AT_ONCE = min(4, os.cpu_count() or 1)
 _READ_ROWS = 64
 
 IDENTITY_KIND, TABLES_KIND, LOG_KIND, CATALOG_KIND = "identity", "codec", "catalog-log", "catalog"
@@ -93,8 +98,9 @@ def verify(
     Args:
         progress: called with (shards done, shards in all) after each shard.
 
-    Raises UsageError if there is no memory or no such version, StorageError if the file system refuses. Damage never
-    raises; it is in the report. Takes about 45 bytes of memory a passage, and a few dozen passages' codes.
+    Raises UsageError if there is no memory or no such version, or it was vacuumed, StorageError if the file system
+    refuses. Damage never raises; it is in the report. Takes about 45 bytes of memory a passage, and the codes of a few
+    hundred passages.
     """
     path, report = Path(memory), VerifyReport()
     catalog = Catalog(path)
@@ -108,6 +114,7 @@ def verify(
             _add(report, LOG_KIND, path, catalog.directory / "_delta_log", str(error))
         return report
     report.version = manifest.version
+    catalog.check_present(manifest)
     try:
         opened = Memory.open(path, manifest.version, check=False)
     except DamageError as error:
@@ -118,7 +125,10 @@ def verify(
     _check_index(opened, report)
     total, done = sum(reader.shape.shards for reader in opened.readers), 0
     for reader in opened.readers:
-        for _ in _check_segment(path, reader, live.get(reader.segment), report):
+        for check in _check_segment(path, reader, live.get(reader.segment), report):
+            report.shards += 1
+            report.bytes += check.bytes
+            report.damages += check.damages
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -126,16 +136,11 @@ def verify(
 
 
 def _add(report: VerifyReport, kind: str, memory: Path, path: Path, detail: str, **place: Any) -> None:
-    remedies = {
-        IDENTITY_KIND: "restore it from a copy of the memory",
-        TABLES_KIND: "restore it from a copy of the memory",
-        LOG_KIND: "restore it from a copy of the memory",
-        CATALOG_KIND: f"run `glimmer repair {memory}`",
-        INDEX_KIND: "delete it; it is built again when the memory is opened",
-    }
-    remedy = remedies.get(kind, f"run `glimmer repair {memory}`")
+    remedy = f"run `glimmer repair {memory}`"
+    if kind in (IDENTITY_KIND, TABLES_KIND, LOG_KIND):
+        remedy += ", which mends a single flipped bit, or restore it from a copy of the memory"
     # Errors we caught already end in "; what to do" and begin with the path: both stand in the Damage itself.
-    detail = detail.removeprefix(f"{path}: ").split("; run `glimmer")[0].split("; restore it")[0]
+    detail = detail.removeprefix(f"{path}: ").split("; run `glimmer")[0].split("; restore ")[0]
     relative = str(path.relative_to(memory))
     report.damages.append(Damage(kind=kind, path=relative, detail=detail, remedy=remedy, **place))
 
@@ -211,7 +216,9 @@ def _check_index(memory: Memory, report: VerifyReport) -> None:
             _add(report, INDEX_KIND, memory.directory, path, str(error))
 
 
-def _check_segment(memory: Path, reader: SegmentReader, live: _LiveRows | None, report: VerifyReport) -> Iterator[None]:
+def _check_segment(
+    memory: Path, reader: SegmentReader, live: _LiveRows | None, report: VerifyReport
+) -> Iterator[VerifyReport]:
     for name, content in metadata_files(reader.shape).items():
         path = reader.directory / name
         if not path.is_file() or path.read_bytes() != content:
@@ -223,10 +230,24 @@ def _check_segment(memory: Path, reader: SegmentReader, live: _LiveRows | None, 
     except DamageError as error:
         _add(report, DIGESTS_KIND, memory, reader.directory / DIGESTS, str(error), segment=reader.segment)
         records = [None] * reader.shape.shards
-    for shard, record in enumerate(records):
+
+    def check(shard: int) -> VerifyReport:
         rows = live.shard(shard) if live is not None else np.zeros(0, _LiveRows.DTYPE)
-        _ShardCheck(memory, reader, shard, record, rows, report).run()
-        yield
+        found = VerifyReport()
+        _ShardCheck(memory, reader, shard, records[shard], rows, found).run()
+        return found
+
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="verify") as pool:
+        waiting: deque[Future[VerifyReport]] = deque()
+        try:
+            for shard in range(len(records)):
+                if len(waiting) == 2 * _AT_ONCE:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(check, shard))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class _ShardCheck:
@@ -250,7 +271,6 @@ class _ShardCheck:
         }
 
     def run(self) -> None:
-        self._report.shards += 1
         checks = ((CODES_KIND, self._codes), (LENGTHS_KIND, self._lengths), (TEXT_KIND, self._text))
         for kind, check in checks:
             bytes_wrong = self._bytes(kind)

@@ -202,7 +202,7 @@ class SegmentWriter:
         for record in ordered:
             if record.rows != self._shape.shard_rows(record.shard):
                 raise DamageError(f"{self.directory}: shard {record.shard} has {record.rows} rows in its record")
-        content = _digest_file(ordered)
+        content = digest_file(ordered)
         path = self.directory / DIGESTS
         if path.exists() and path.read_bytes() != content:
             raise ConflictError(f"{path}: the segment is sealed with other shards")
@@ -258,7 +258,8 @@ def _zero_beyond(codes: npt.NDArray[np.uint8], lengths: npt.NDArray[np.integer[A
     return codes
 
 
-def _digest_file(records: Sequence[ShardRecord]) -> bytes:
+def digest_file(records: Sequence[ShardRecord]) -> bytes:
+    """The content of `digests.arrow` for the records of all shards, in shard order; equal records, equal bytes."""
     columns = {name: [getattr(record, name) for record in records] for name in ShardRecord.__dataclass_fields__}
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, DIGEST_SCHEMA) as writer:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _tiny_models() -> ModuleType:
-    """`tests/tiny_models.py`: test modules are not importable by name (import mode importlib)."""
-    spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).with_name("tiny_models.py"))
+def _beside(name: str) -> ModuleType:
+    """`tests/<name>.py`: test modules are not importable by name (import mode importlib)."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -39,19 +42,25 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., Path]:
     """`tiny_reader(directory, *, memory_layers, live_a, live_b, with_decoder=True, seed=0, …) -> Path`."""
-    make: Callable[..., Path] = _tiny_models().tiny_reader
+    make: Callable[..., Path] = _beside("tiny_models").tiny_reader
     return make
 
 
 @pytest.fixture(scope="session")
 def tiny_corpus() -> Callable[..., Path]:
     """`tiny_corpus(path, articles=200, *, seed=0) -> Path`: Wikipedia JSON lines of made-up text."""
-    make: Callable[..., Path] = _tiny_models().tiny_corpus
+    make: Callable[..., Path] = _beside("tiny_models").tiny_corpus
     return make
 
 
 @pytest.fixture(scope="session")
 def tiny_questions() -> Callable[..., Path]:
     """`tiny_questions(path, questions=20, *, seed=0, longest=12) -> Path`: KILT questions without gold."""
-    make: Callable[..., Path] = _tiny_models().tiny_questions
+    make: Callable[..., Path] = _beside("tiny_models").tiny_questions
     return make
+
+
+@pytest.fixture(scope="session")
+def kit() -> Any:
+    """Makes passages, codes, segments and memories without a model; see `tests/kit.py`."""
+    return _beside("kit").Kit()

@@ -123,7 +123,7 @@ _RACER = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from conftest import Kit
+from kit import Kit
 from glimmer import ConflictError
 from glimmer.storage.catalog import Catalog
 kit, memory, me = Kit(), Path(sys.argv[1]), int(sys.argv[2])
@@ -144,7 +144,7 @@ print(lost)
 def test_four_processes_lose_no_update(tmp_path: Path, kit: Any) -> None:
     memory = kit.memory(tmp_path / "memory", 20)
     script = tmp_path / "racer.py"
-    script.write_text(_RACER.format(tests=str(Path(__file__).parent)))
+    script.write_text(_RACER.format(tests=str(Path(__file__).parents[1])))
     racers = [
         subprocess.Popen([sys.executable, str(script), str(memory), str(me)], stdout=subprocess.PIPE, text=True)
         for me in range(4)

@@ -97,14 +97,15 @@ def test_a_catalog_that_cannot_be_indexed_is_refused(tmp_path: Path) -> None:
             build(tmp_path / "m", names, batches)
 
 
-def test_no_flipped_bit_leads_to_another_row(tmp_path: Path, kit: Any) -> None:
+@pytest.mark.parametrize("count", [150, pytest.param(1200, marks=pytest.mark.slow)])
+def test_no_flipped_bit_leads_to_another_row(tmp_path: Path, kit: Any, count: int) -> None:
     names = [kit.passage(number).passage_id for number in range(700)]
     path = tmp_path / "ids.map"
     build(path, names)
     content = path.read_bytes()
     random = np.random.default_rng(3)
     noticed = 0
-    for bit in random.choice(len(content) * 8, 1200, replace=False).tolist():
+    for bit in random.choice(len(content) * 8, count, replace=False).tolist():
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << (bit % 8)
         path.write_bytes(flipped)
@@ -117,7 +118,7 @@ def test_no_flipped_bit_leads_to_another_row(tmp_path: Path, kit: Any) -> None:
         except IdMapDamageError:
             noticed += 1
     # What went unnoticed fell into padding or the unused part of the header.
-    assert noticed > 700
+    assert noticed > 0.55 * count
 
 
 def test_a_map_that_is_absent_or_of_another_version_is_not_opened(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ needs_namespace = pytest.mark.skipif(not namespace_works(), reason="user namespa
 
 _HEAD = f"""
 import os, sys, tempfile
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
-from conftest import Kit
+from kit import Kit
 from glimmer import GlimmerError, StorageError
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.catalog_files import passage_rows
@@ -161,7 +161,7 @@ _COMMITTER = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from conftest import Kit
+from kit import Kit
 from glimmer.storage.catalog import Catalog
 from glimmer import ConflictError
 kit, memory = Kit(), Path(sys.argv[1])
@@ -175,7 +175,7 @@ kit.add(memory, [kit.passage(10_000 + 40 * base + k) for k in range(40)], job=f"
 def test_killed_in_a_commit_then_retried_from_a_fresh_process_applies_once(tmp_path: Path, kit: Any) -> None:
     memory = kit.memory(tmp_path / "m", 20)
     script = tmp_path / "committer.py"
-    script.write_text(_COMMITTER.format(tests=str(Path(__file__).parent)))
+    script.write_text(_COMMITTER.format(tests=str(Path(__file__).parents[1])))
     random = np.random.default_rng(1)
 
     def start(base: int) -> subprocess.Popen[str]:

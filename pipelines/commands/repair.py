@@ -1,0 +1,58 @@
+"""`glimmer repair`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ..progress import TerminalProgress
+from ..repair import RepairResult
+from ..repair import repair as repair_job
+from .options import json_option, memory_argument, print_json, version_option
+
+_SHOWN = 50
+
+
+@click.command()
+@memory_argument
+@click.option("--model", help="A model with the memory's encoder.  [default: the one the memory names]")
+@version_option
+@click.option("--drop", is_flag=True, help="Give up passages whose text is lost; a refresh adds them again.")
+@json_option
+def repair(memory: str, model: str | None, version: int | None, drop: bool, as_json: bool) -> None:
+    """Verify a memory and mend what is damaged.
+
+    Codes are made again from the stored text, metadata and indexes from the catalog. A file is replaced only by bytes
+    with the recorded digest; otherwise its rows move to a new segment in a new version. Exit status 1 when something
+    stays damaged.
+
+    \b
+    Example:
+      glimmer repair wiki.memory
+    """
+    with TerminalProgress() as progress:
+        result = repair_job(memory=memory, model=model, version=version, drop=drop, progress=progress)
+    print_json(result.to_json()) if as_json else click.echo(_summary(result))
+    if not result.sound:
+        sys.exit(1)
+
+
+def _summary(result: RepairResult) -> str:
+    if not result.found:
+        return f"{result.memory}: nothing to repair, version {result.version} is whole"
+    lines = [f"{result.memory}: {result.found:,} things were damaged, {len(result.remaining):,} are now"]
+    lines += [f"  {path}: {how}" for path, how in list(result.repaired.items())[:_SHOWN]]
+    if len(result.repaired) > _SHOWN:
+        lines.append(f"  … and {len(result.repaired) - _SHOWN:,} more; --json lists all")
+    if result.recoded:
+        lines.append(f"  {result.recoded:,} passages were encoded again")
+    if result.new_version is not None:
+        lines.append(f"  version {result.new_version} committed; readers of older versions still see the damage")
+    if result.dropped:
+        lines.append(
+            f"  {len(result.dropped):,} passages were given up; `glimmer refresh SOURCE... --memory {result.memory}` "
+            "adds them again"
+        )
+    lines += [f"still {damage}" for damage in result.remaining[:_SHOWN]]
+    return "\n".join(lines)
