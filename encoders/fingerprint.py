@@ -12,6 +12,7 @@ import json
 
 import numpy as np
 
+from .. import ModelError
 from .config import ModelConfig
 from .tokenizers import Tokenizer
 from .weights import Tensors
@@ -25,6 +26,8 @@ def covered(name: str, config: ModelConfig) -> bool:
         return False
     parts = name.split(".")
     if parts[1] == "layers":
+        if len(parts) < 4 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 5):
+            raise ModelError(f"tensor {name} is not named as a model's tensors are; convert the checkpoint again")
         return int(parts[2]) < config.memory_layers
     if parts[1] == "relative_bias":
         return config.memory_layers > 0

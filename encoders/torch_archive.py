@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -94,6 +95,13 @@ class _Restricted(pickle.Unpickler):
         return _Storage(kind.dtype, key, size)
 
 
+def _check_memo(content: bytes) -> None:
+    """Refuses a pickle whose memo has gaps: Python allots it up to its largest index, four bytes asking for 64 GB."""
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(content):
+            raise ValueError(f"memo index {argument} in a pickle of {len(content)} bytes")
+
+
 def read_torch(path: Path) -> Tensors:
     """Maps a zip-format `.bin` or `.pt` state dict. ModelError for the format before 2020, damage, or foreign code."""
     try:
@@ -106,7 +114,9 @@ def read_torch(path: Path) -> Tensors:
             if names[pickles[0]].file_size > _LARGEST_PICKLE:
                 raise ModelError(f"{path}: data.pkl is larger than any state dict's")
             byteorder = archive.read(prefix + "byteorder") if prefix + "byteorder" in names else b"little"
-            state = _Restricted(io.BytesIO(archive.read(pickles[0]))).load()
+            content = archive.read(pickles[0])
+            _check_memo(content)
+            state = _Restricted(io.BytesIO(content)).load()
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except zipfile.BadZipFile:
