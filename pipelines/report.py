@@ -30,7 +30,7 @@ SHOWN_PASSAGES = 10
 _FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _EXCERPT = 300  # characters of a passage shown at first
 _METRICS = ("accuracy", "em", "f1", "rougel", "Rprec", "recall@5", "KILT-em", "KILT-f1")
-_STAGE_COLOURS = 8
+_STAGE_COLOURS = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

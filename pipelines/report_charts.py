@@ -53,6 +53,7 @@ def score_chart(sample: ScoreSample, caption: str) -> str:
     low, high = _range(sample.all)
     groups = [("one", "all candidates", sample.all), ("two", "kept", sample.kept)]
     groups = [group for group in groups if group[2]]
+    span = high - low
     shares = [_shares(values, low, high) for _, _, values in groups]
     top = max(max(share) for share in shares)
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
@@ -73,17 +74,17 @@ def score_chart(sample: ScoreSample, caption: str) -> str:
                 parts.append(f'<rect class="{name}" x="{x:.1f}" y="{y:.1f}" width="{bar:.1f}" height="{tall:.1f}"/>')
     for fraction, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
         x = _LEFT + width * fraction
-        label = _label(low + (high - low) * fraction)
+        label = _label(low + span * fraction, span)
         if fraction == 0 and min(sample.all) < low:
             label = f"≤ {label}"
         elif fraction == 1 and max(sample.all) > high:
             label = f"≥ {label}"
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 10}" text-anchor="{anchor}">{label}</text>')
 
-    medians = "; ".join(f"{label}: median {_label(sorted(values)[len(values) // 2])}" for _, label, values in groups)
+    named = [(name, label, _label(sorted(values)[len(values) // 2], span)) for name, label, values in groups]
+    medians = "; ".join(f"{label}: median {median}" for _, label, median in named)
     legend = "".join(
-        f'<li><span class="swatch {name}"></span>{label}, median {_label(sorted(values)[len(values) // 2])}</li>'
-        for name, label, values in groups
+        f'<li><span class="swatch {name}"></span>{label}, median {median}</li>' for name, label, median in named
     )
     title = html.escape(caption)
     return (
@@ -107,5 +108,7 @@ def _shares(values: list[float], low: float, high: float) -> list[float]:
     return [count / len(values) for count in counts]
 
 
-def _label(value: float) -> str:
-    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
+def _label(value: float, span: float) -> str:
+    """A score with as many decimals as tell scores apart on an axis of this span, one at least."""
+    decimals = max(1, min(6, 2 - math.floor(math.log10(span))))
+    return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
