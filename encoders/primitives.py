@@ -34,6 +34,39 @@ def _product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
+def _canonical_product(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """`_product` as one batched matrix product, [batch, rows, inner] x [batch, inner, columns], for gradients.
+
+    XLA's CPU backend cannot run some bfloat16 products with float32 results in the order einsum gives them, such as
+    "bshd,bhst->bthd" in the gradient of attention. The barrier keeps it from folding the transpositions back in.
+    """
+    left, right, result = _labels(spec)
+    if result[-1] in left:  # the result must come out in its own order, or its transposition is folded in as well
+        left, right, a, b = right, left, b, a
+    batch = [label for label in left if label in right and label in result]
+    inner = [label for label in left if label in right and label not in result]
+    rows = [label for label in left if label not in right]
+    columns = [label for label in right if label not in left]
+    size = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))
+
+    def merged(x: jax.Array, labels: str, *groups: list[str]) -> jax.Array:
+        ordered = x.transpose([labels.index(label) for group in groups for label in group])
+        laid_out: jax.Array = jax.lax.optimization_barrier(  # type: ignore[no-untyped-call]
+            ordered.reshape([math.prod(size[label] for label in group) for group in groups])
+        )
+        return laid_out
+
+    product = jax.lax.dot_general(
+        merged(a, left, batch, rows, inner),
+        merged(b, right, batch, inner, columns),
+        (((2,), (1,)), ((0,), (0,))),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    order = batch + rows + columns
+    return product.reshape([size[label] for label in order]).transpose([order.index(label) for label in result])
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def _contract(spec: str, a: jax.Array, b: jax.Array, dtype: np.dtype[Any]) -> jax.Array:
     return _product(spec, a.astype(dtype), b.astype(dtype))
@@ -51,8 +84,8 @@ def _contract_backward(
     a, b = saved
     left, right, result = _labels(spec)
     g = cotangent.astype(dtype)
-    grad_a = _product(f"{result},{right}->{left}", g, b.astype(dtype))
-    grad_b = _product(f"{left},{result}->{right}", a.astype(dtype), g)
+    grad_a = _canonical_product(f"{result},{right}->{left}", g, b.astype(dtype))
+    grad_b = _canonical_product(f"{left},{result}->{right}", a.astype(dtype), g)
     return grad_a.astype(a.dtype), grad_b.astype(b.dtype)
 
 
@@ -193,7 +226,9 @@ def attend(
     weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
     weights = dropout(weights, dropout_rate, key)
     if shared:
-        mixed = contract("bhst,btd->bshd", weights, v[:, :, 0], dtype=dtype)
+        rows, heads, queries, keys = weights.shape
+        flat = contract("bnt,btd->bnd", weights.reshape(rows, heads * queries, keys), v[:, :, 0], dtype=dtype)
+        mixed = flat.reshape(rows, heads, queries, -1).transpose(0, 2, 1, 3)
     else:
         mixed = contract("bhst,bthd->bshd", weights, v, dtype=dtype)
     return mixed.astype(dtype)

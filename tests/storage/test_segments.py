@@ -164,7 +164,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import numpy as np
 from pathlib import Path
-from conftest import Kit
+from kit import Kit
 from glimmer.storage.segment import SegmentWriter
 kit, memory = Kit(window=64), Path(sys.argv[1])
 rows = [kit.passage(number) for number in range(1100)]
@@ -185,7 +185,7 @@ print("done", flush=True)
 @pytest.mark.slow
 def test_killed_while_writing_then_run_again_gives_equal_bytes(tmp_path: Path) -> None:
     script = tmp_path / "writer.py"
-    script.write_text(_WRITER.format(tests=str(Path(__file__).parent)))
+    script.write_text(_WRITER.format(tests=str(Path(__file__).parent.parent)))
 
     def start(memory: Path, times: int) -> subprocess.Popen[str]:
         command = [sys.executable, str(script), str(memory), str(times)]

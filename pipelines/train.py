@@ -1,0 +1,441 @@
+"""The training job: task files and a memory in, a fine-tuned model directory out, continued after a crash.
+
+`train` checks settings, files and whether model and memory belong together before it begins. It builds examples from
+the task files with BM25's candidates, runs `reader.training` over them, evaluates by answering the dev file the way
+`glimmer answer` does, and writes a model directory that `glimmer answer` reads. All that a run needs to go on is in its
+run directory: the same command continues it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from .. import ConflictError, ModelError, UsageError
+from ..encoders.compilation import enable_compilation_cache
+from ..encoders.config import ModelConfig
+from ..encoders.models import WEIGHTS, LoadedModel, load_model, model_card, save_model
+from ..encoders.primitives import attend
+from ..reader.candidates import CandidateFinder
+from ..reader.config import DecoderConfig, ReaderConfig
+from ..reader.kilt import read_guess
+from ..reader.model import Reader
+from ..reader.queries import QueryFile, open_queries
+from ..reader.training.batches import BatchSource
+from ..reader.training.config import FreshDecoder, TrainConfig
+from ..reader.training.examples import Example, ExampleSettings, TaskCounts, gold_positions, load_examples
+from ..reader.training.log import Scores, plot_log
+from ..reader.training.losses import Questions
+from ..reader.training.mixture import CYCLE, Mixture
+from ..reader.training.optimiser import make_optimiser, trainable_names
+from ..reader.training.step import TrainStep
+from ..reader.training.trainer import LOG, PLOT, Finished, run_steps
+from ..storage.files import make_directories, sha256_file, storage_error
+from ..storage.memory import Memory
+from .answer import answer
+from .answer_report import evaluate_answers
+from .index import open_index
+from .jobs import Encoding
+from .prefetch import prefetched
+from .progress import Progress, Quiet
+
+_AHEAD = 2  # batches made before the device asks for them
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a training job did.
+
+    Attributes:
+        output: the model directory written.
+        log: the CSV log; a plot lies beside it.
+        steps: steps taken in all, `resumed` of them by earlier runs.
+        tasks: what became of each task's questions.
+        shares: of each task, the share of draws, in [0, 1].
+        best_step, best: the step whose weights were written and its dev scores; None without evaluation.
+        stopped_early: `patience` ended it.
+    """
+
+    output: Path
+    log: Path
+    steps: int
+    resumed: int
+    tasks: Mapping[str, TaskCounts]
+    shares: Mapping[str, float]
+    best_step: int | None
+    best: Mapping[str, float] | None
+    stopped_early: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {
+            "output": str(self.output),
+            "log": str(self.log),
+            "steps": self.steps,
+            "resumed": self.resumed,
+            "tasks": {name: counts.to_json() for name, counts in self.tasks.items()},
+            "shares": dict(self.shares),
+            "best_step": self.best_step,
+            "best": None if self.best is None else dict(self.best),
+            "stopped_early": self.stopped_early,
+        }
+
+
+def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResult:
+    """Trains a reader, or goes on where an earlier run of the same settings was cut.
+
+    Args:
+        config: the whole run; see `TrainConfig`.
+        progress: hears how the job goes.
+
+    Raises, before any step: UsageError for settings that contradict each other or an output that exists, InputError for
+    malformed task files, ModelError for a model that cannot be trained, MismatchError for a memory of another encoder
+    or checkpoints of other settings, ConflictError where another process trains in the same run directory. Later:
+    UsageError where training diverges, StorageError where nothing can be written; the same command then goes on.
+    """
+    progress = progress or Quiet()
+    enable_compilation_cache()
+    output, run = Path(config.output), Path(config.run)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"{output} exists and is not empty; remove it or choose another output")
+    _check_precision(config.optimiser.precision)
+    progress.stage("check", total=None, unit="queries")
+    files = [open_queries(task.file) for task in config.tasks]
+    dev = None if config.evaluation is None else open_queries(config.evaluation.file)
+    for queries in (*files, *(() if dev is None else (dev,))):
+        if not queries.with_gold:
+            raise UsageError(f"{queries.name} has no gold answers; training needs KILT records with their output")
+    memory = Memory.open(Path(config.memory), config.memory_version)
+    loaded = load_model(config.model)
+    model_config, tensors = _start(loaded, config.decoder, config.seed)
+    model = Encoding.checked(loaded, memory.identity, memory.directory).model
+    reader = Reader(
+        ReaderConfig.from_model(model_config, str(loaded.path)), dtype=jnp.dtype(config.optimiser.precision)
+    )
+    candidates = config.data.candidates if reader.config.scores else config.data.select
+    _check_shapes(config, reader.config, memory)
+    progress.done()
+    with _locked(run):
+        tasks, counts = _examples(config, files, model, memory, candidates, reader.config.decoder.eos_id, progress)
+        mixture = Mixture([len(task) for task in tasks], [task.rate for task in config.tasks], config.seed)
+        shares = {task.name: share / CYCLE for task, share in zip(config.tasks, mixture.shares, strict=True)}
+        source = BatchSource(
+            tasks,
+            mixture,
+            memory,
+            shape=(config.optimiser.accumulate, config.optimiser.batch),
+            candidates=candidates,
+            most=(config.data.question_tokens, config.data.answer_tokens),
+            pad=(model.tokenizer.pad_id, reader.config.decoder.pad_id),
+            as_tokens=config.train == "everything",
+            seed=config.seed,
+        )
+        step = TrainStep(
+            reader,
+            tensors,
+            trainable_names(reader.config, reader.shapes(), config.train),
+            make_optimiser(config.optimiser.learning_rate, scale_by_parameter=config.optimiser.scale_by_parameter),
+            select=config.data.select,
+            settings=config.losses,
+            dropout_rate=config.optimiser.dropout,
+            seed=config.seed,
+            decode=None if config.train == "everything" else memory.codec.decode,
+        )
+
+        def batches(first: int) -> AbstractContextManager[Iterator[Questions]]:
+            return prefetched(source.batches(first), ahead=_AHEAD)
+
+        judge = None if dev is None else _Judge(config, dev, memory, model_config, tensors, loaded)
+        progress.stage("train", total=config.steps, unit="steps")
+        listener = progress
+
+        def heard(number: int, words: str) -> None:
+            listener.at(number)
+            if "EM" in words:
+                listener.say(words)
+
+        finished = run_steps(
+            step,
+            batches,
+            config=config,
+            settings=_settings(config, files, dev, memory, loaded),
+            evaluate=judge,
+            on_step=heard,
+        )
+        progress.done()
+        card = _card(model_config, config, counts, shares, finished)
+        _save(output, model_config, {**tensors, **finished.weights}, loaded, card)
+        plot_log(run / LOG, run / PLOT)
+    return TrainResult(
+        output=output,
+        log=run / LOG,
+        steps=finished.steps,
+        resumed=finished.began,
+        tasks=counts,
+        shares=shares,
+        best_step=finished.course.best_step,
+        best=finished.course.best,
+        stopped_early=finished.course.stopped,
+    )
+
+
+class _Judge:
+    """Scores weights on the dev file by answering it, from a model directory made for that and removed after."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dev: QueryFile,
+        memory: Memory,
+        model: ModelConfig,
+        tensors: Mapping[str, npt.NDArray[Any]],
+        loaded: LoadedModel,
+    ) -> None:
+        assert config.evaluation is not None
+        self._config, self._evaluation = config, config.evaluation
+        self._dev, self._memory, self._model = dev, memory, model
+        self._tensors, self._loaded = tensors, loaded
+        self._gold = [set(gold) for _, gold in gold_positions(memory, dev)]
+        first = CandidateFinder(limit=1, index=open_index(memory), brought=None).find(list(dev))
+        hits = [bool(gold & set(each.positions.tolist())) for gold, each in zip(self._gold, first, strict=True)]
+        self._recall_before = float(np.mean(hits))
+
+    def __call__(self, weights: Mapping[str, Any]) -> Scores:
+        place = Path(self._config.run) / "evaluation"
+        shutil.rmtree(place, ignore_errors=True)
+        make_directories(place)
+        trained = {name: np.asarray(value) for name, value in weights.items()}
+        _save(place / "model", self._model, {**self._tensors, **trained}, self._loaded, "For an evaluation.\n")
+        predictions = place / "predictions.jsonl"
+        answer(
+            queries=self._dev.path,
+            memory=self._memory.directory,
+            memory_version=self._memory.version,
+            model=place / "model",
+            output=predictions,
+            candidates=self._evaluation.candidates,
+            select=self._evaluation.select,
+            max_answer_tokens=self._evaluation.max_answer_tokens,
+            candidates_from="retrieval",
+            precision=self._config.optimiser.precision,
+        )
+        scores = evaluate_answers(self._dev, predictions)
+        assert scores is not None
+        firsts = [
+            next((page.passage_id for page in record.outputs[0].provenance or ()), None)
+            for record in read_guess(predictions)
+        ]
+        known = [first for first in firsts if first is not None]
+        located = dict(zip(known, self._memory.locate(known).tolist(), strict=True)) if known else {}
+        hits = [located.get(first or "", -1) in gold for first, gold in zip(firsts, self._gold, strict=True)]
+        shutil.rmtree(place)
+        return Scores(
+            em=scores.metrics["em"],
+            f1=scores.metrics["f1"],
+            recall1_before=self._recall_before,
+            recall1_after=float(np.mean(hits)),
+        )
+
+
+def _start(
+    loaded: LoadedModel, fresh: FreshDecoder | None, seed: int
+) -> tuple[ModelConfig, dict[str, npt.NDArray[Any]]]:
+    """The model to begin with and all of its reader's weights, with a decoder of random weights where one is asked for.
+
+    A model without a decoder gets its re-ranker's score anew as well: it has never been used.
+    """
+    config, where = loaded.config, f"{loaded.path}/config.json"
+    if fresh is None:
+        if config.decoder is None:
+            raise ModelError(f"{where}: this model has no decoder; add a [decoder] section to train one from scratch")
+    elif config.decoder is not None:
+        raise UsageError(f"{where}: this model has a decoder; leave the [decoder] section out")
+    else:
+        tokenizer = loaded.tokenizer
+        decoder = DecoderConfig(
+            vocab_size=config.encoder.vocab_size,
+            d_model=config.encoder.d_model,
+            d_ff=fresh.d_ff,
+            num_heads=fresh.num_heads,
+            d_kv=fresh.d_kv,
+            num_layers=fresh.layers,
+            kv_heads=fresh.kv_heads,
+            shared_embedding=True,
+            tied_head=fresh.tied_head,
+            start_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+        )
+        # Through the parser, which knows what each number may be.
+        config = replace(config, decoder=DecoderConfig.from_json(decoder.to_json(), "[decoder]").to_json())
+    reader = Reader(ReaderConfig.from_model(config, where))
+    tensors = {name: loaded.tensors[name] for name in reader.shapes() if name in loaded.tensors}
+    if fresh is not None:
+        drawn = reader.tensors(reader.init(seed))
+        tensors |= {name: value for name, value in drawn.items() if name not in tensors}
+    reader.params(tensors, where=str(loaded.path))  # names what is missing or of another shape
+    return config, tensors
+
+
+def _check_shapes(config: TrainConfig, reader: ReaderConfig, memory: Memory) -> None:
+    room = reader.encoder.max_positions
+    if room is not None and config.data.question_tokens + memory.window > room:
+        raise UsageError(
+            f"question_tokens ({config.data.question_tokens}) and passages of {memory.window} tokens do not fit the "
+            f"encoder's {room} positions: lower [data] question_tokens to {room - memory.window}"
+        )
+    devices = jax.local_device_count()
+    if config.optimiser.batch % devices:
+        raise UsageError(f"[optimiser] batch ({config.optimiser.batch}) must be a multiple of the {devices} devices")
+
+
+def _check_precision(precision: str) -> None:
+    """UsageError where the device has no gradients of attention in `precision`, as CPU backends may not in bfloat16."""
+    rows = jnp.ones((2, 16, 4, 8), jnp.float32)
+
+    def attended(rows: jax.Array) -> jax.Array:
+        return jnp.square(attend(rows, rows, rows, (jnp.zeros((1, 1, 16, 16)),), dtype=precision)).sum()
+
+    try:
+        jax.jit(jax.grad(attended))(rows).block_until_ready()
+    except jax.errors.JaxRuntimeError:
+        raise UsageError(
+            f"this device ({jax.default_backend()}) cannot train with {precision} products: "
+            'set [optimiser] precision = "float32"'
+        ) from None
+
+
+def _examples(
+    config: TrainConfig,
+    files: Sequence[QueryFile],
+    model: LoadedModel,
+    memory: Memory,
+    candidates: int,
+    eos_id: int,
+    progress: Progress,
+) -> tuple[list[list[Example]], dict[str, TaskCounts]]:
+    index = open_index(memory, progress=progress)
+    finder = CandidateFinder(limit=candidates, index=index, brought=None)
+    settings = ExampleSettings(
+        candidates=candidates,
+        question_tokens=config.data.question_tokens,
+        answer_tokens=config.data.answer_tokens,
+        gold=config.data.gold,
+        irrelevant_weight=config.data.irrelevant_weight,
+        eos_id=eos_id,
+    )
+    progress.stage("examples", total=len(files), unit="tasks")
+    tasks: list[list[Example]] = []
+    counts: dict[str, TaskCounts] = {}
+    for task, queries in zip(config.tasks, files, strict=True):
+        examples, count = load_examples(queries, model, memory, finder, settings)
+        tasks.append(examples)
+        counts[task.name] = count
+        progress.at(len(tasks))
+        progress.say(
+            f"{task.name}: {count.used:,} of {count.questions:,} questions to train on, {count.irrelevant:,} irrelevant"
+        )
+    progress.done()
+    return tasks, counts
+
+
+def _settings(
+    config: TrainConfig, files: Sequence[QueryFile], dev: QueryFile | None, memory: Memory, loaded: LoadedModel
+) -> dict[str, Any]:
+    """What the course of a run depends on: everything but how long it is, where it lies, what it keeps."""
+    kept = asdict(config)
+    for name in ("model", "memory", "run", "output", "steps", "tasks", "evaluation", "checkpoints", "memory_version"):
+        del kept[name]
+    evaluation = None
+    if dev is not None and config.evaluation is not None:
+        evaluation = {**asdict(config.evaluation), "file": sha256_file(dev.path)[0]}
+        del evaluation["patience"]
+    return {
+        **kept,
+        "evaluation": evaluation,
+        "tasks": [
+            [task.name, task.rate, sha256_file(queries.path)[0]]
+            for task, queries in zip(config.tasks, files, strict=True)
+        ],
+        "weights": sha256_file(loaded.path / WEIGHTS)[0],
+        "memory": memory.manifest.identity_sha256,
+        "memory_version": memory.version,
+        "content": memory.manifest.content_sha256,
+    }
+
+
+def _save(
+    directory: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, npt.NDArray[Any]],
+    loaded: LoadedModel,
+    card: str,
+) -> None:
+    """Weights that were not trained are written as they were read, so the memory still fits."""
+    file = config.tokenizer.file
+    save_model(directory, config, tensors, {file: loaded.path / file}, card)
+
+
+def _card(
+    model: ModelConfig,
+    config: TrainConfig,
+    counts: Mapping[str, TaskCounts],
+    shares: Mapping[str, float],
+    finished: Finished,
+) -> str:
+    course = finished.course
+    lines = [
+        model_card(model),
+        "## Training",
+        "",
+        f"{finished.steps:,} steps of {config.optimiser.batch * config.optimiser.accumulate} questions, "
+        f"{config.data.candidates} candidates each, {config.data.select} of them read by the decoder; trained: "
+        f"{config.train}. Adafactor, learning rate {config.optimiser.learning_rate:g}, dropout "
+        f"{config.optimiser.dropout:g}, distillation weight {config.losses.distillation_weight:g}, seed {config.seed}.",
+        "",
+        "| task | share of draws | questions | trained on | irrelevant |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {name} | {shares[name]:.3f} | {count.questions:,} | {count.used:,} | {count.irrelevant:,} |"
+            for name, count in counts.items()
+        ),
+        "",
+    ]
+    if course.best is not None and config.evaluation is not None:
+        best = course.best
+        lines += [
+            f"On {Path(config.evaluation.file).name}, candidates from BM25 (m = {config.evaluation.candidates}, "
+            f"k = {config.evaluation.select}), after step {course.best_step:,}, whose weights these are: "
+            f"EM {best['em']:.3f}, F1 {best['f1']:.3f}, recall@1 {best['recall1_before']:.3f} before and "
+            f"{best['recall1_after']:.3f} after re-ranking.",
+            "",
+        ]
+    lines += ["The whole configuration:", "", "```json", json.dumps(asdict(config), indent=1), "```", ""]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Keeps a second process out of the run directory."""
+    make_directories(run)
+    try:
+        file = (run / "lock").open("w")
+    except OSError as error:
+        raise storage_error(run, error) or UsageError(f"{run}: cannot be used: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConflictError(f"{run}: another process trains here; wait for it, or choose another run") from None
+        yield

@@ -1,0 +1,201 @@
+"""From a task's file to training examples: tokens of question and answers, candidates, and whether they are any use.
+
+Candidates are what a reader would be given, the best of the first stage, with the gold passages put in for the last of
+them where they were not found (if so asked). A question none of whose candidates is gold or holds an answer teaches the
+decoder to guess and the re-ranker nothing; relevance filtering drops such questions or lets them count less, and says
+how many there were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...encoders.models import LoadedModel
+from ...storage.memory import Memory
+from ..candidates import Brought, CandidateFinder
+from ..kilt import gold_answers
+from ..metrics import normalize_answer
+from ..queries import Candidate, Query, QueryFile
+
+_AT_ONCE = 256  # questions tokenised, retrieved and checked together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A question to train on.
+
+    Attributes:
+        question: int32 [n], tokens as the question encoder reads them.
+        answers: int32 [t] each, tokens with the decoder's end of answer; one is drawn each time.
+        positions: int64 [c], its candidates in the memory, at least one.
+        weight: how much it counts.
+    """
+
+    question: npt.NDArray[np.int32]
+    answers: tuple[npt.NDArray[np.int32], ...]
+    positions: npt.NDArray[np.int64]
+    weight: float
+
+
+@dataclass(slots=True)
+class TaskCounts:
+    """What became of a task's questions; each of those not `used` is in exactly one of the other counts.
+
+    `irrelevant` ones have candidates without gold passage or answer: they are left out, or, where they may count with
+    less weight, among the `used` as well.
+    """
+
+    questions: int = 0
+    used: int = 0
+    irrelevant: int = 0
+    without_answer: int = 0
+    without_candidates: int = 0
+    question_too_long: int = 0
+    answers_too_long: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """All counts by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleSettings:
+    """How examples are made.
+
+    Attributes:
+        candidates: passages of an example (m).
+        question_tokens, answer_tokens: the longest that are trained on, special tokens included.
+        gold: put the gold passages among the candidates where retrieval missed them, at most half of them.
+        irrelevant_weight: what questions without a relevant candidate count; 0 drops them.
+        eos_id: the decoder's end of answer.
+    """
+
+    candidates: int
+    question_tokens: int
+    answer_tokens: int
+    gold: bool
+    irrelevant_weight: float
+    eos_id: int
+
+
+def gold_positions(memory: Memory, queries: QueryFile) -> Iterator[tuple[Query, list[int]]]:
+    """Every query of a KILT file with the positions of its gold passages, in the order its provenance names them.
+
+    Provenance that the memory does not have is passed over: the corpus may be a part of the knowledge source.
+    """
+    brought = Brought(memory, lambda: map(_with_gold, queries.read()))
+    for group in _groups(queries.read(), _AT_ONCE):
+        for query, found in zip(group, brought.resolve([_with_gold(query) for query in group]), strict=True):
+            yield query, list(dict.fromkeys(position for each in found for position in each))
+
+
+def load_examples(
+    queries: QueryFile, model: LoadedModel, memory: Memory, finder: CandidateFinder, settings: ExampleSettings
+) -> tuple[list[Example], TaskCounts]:
+    """The examples of one task file, in its order, and what was left out of it and why.
+
+    Questions go through the model's question template as the file words them. `finder` gives `settings.candidates`
+    candidates or fewer for each.
+    """
+    examples: list[Example] = []
+    counts = TaskCounts()
+    for group in _groups(gold_positions(memory, queries), _AT_ONCE):
+        questions = [query for query, _ in group]
+        tokens = model.question_tokens([query.question for query in questions])
+        found = finder.find(questions)
+        golden = [np.array(gold, np.int64) for _, gold in group]
+        wanted = np.unique(np.concatenate([*(each.positions for each in found), *golden]))
+        texts = dict(zip(wanted.tolist(), _texts(memory, wanted), strict=True))
+        for (query, gold), ids, each in zip(group, tokens, found, strict=True):
+            counts.questions += 1
+            answers = gold_answers(query.outputs or ())
+            short = _answers(model, answers, settings)
+            positions, relevant = each.positions.tolist(), False
+            if settings.gold:
+                # Evidence may span many passages of which few fit: those with the answer first.
+                gold = sorted(gold, key=partial(_lacks_answer, texts, answers))
+                positions = _with_positions(positions, gold[: max(1, settings.candidates // 2)], settings.candidates)
+            if not answers:
+                counts.without_answer += 1
+            elif not positions:
+                counts.without_candidates += 1
+            elif len(ids) > settings.question_tokens:
+                counts.question_too_long += 1
+            elif not short:
+                counts.answers_too_long += 1
+            else:
+                relevant = bool(set(positions) & set(gold)) or _holds_answer(positions, texts, answers)
+                counts.irrelevant += not relevant
+                weight = 1.0 if relevant else settings.irrelevant_weight
+                if weight > 0:
+                    counts.used += 1
+                    examples.append(
+                        Example(
+                            question=np.asarray(ids, np.int32),
+                            answers=short,
+                            positions=np.array(positions, np.int64),
+                            weight=weight,
+                        )
+                    )
+    return examples, counts
+
+
+def _with_gold(query: Query) -> Query:
+    pages = dict.fromkeys(
+        (page.wikipedia_id, page.start_paragraph_id, page.end_paragraph_id)
+        for output in query.outputs or ()
+        for page in output.provenance or ()
+        if page.wikipedia_id is not None
+    )
+    return replace(
+        query,
+        candidates=tuple(
+            Candidate(wikipedia_id=page, start_paragraph_id=start, end_paragraph_id=end) for page, start, end in pages
+        ),
+    )
+
+
+def _with_positions(found: list[int], gold: Sequence[int], most: int) -> list[int]:
+    """Up to `most` of `found`, in order, with all of `gold`: what was not found takes the place of the last others."""
+    missing = [position for position in gold if position not in found]
+    others = [position for position in found if position not in gold]
+    kept = set(gold) | set(others[: most - len(gold)])
+    return [position for position in found if position in kept] + missing
+
+
+def _answers(
+    model: LoadedModel, answers: Sequence[str], settings: ExampleSettings
+) -> tuple[npt.NDArray[np.int32], ...]:
+    every = model.tokenizer.encode_plain(list(answers)) if answers else []
+    return tuple(
+        np.append(np.asarray(ids, np.int32), np.int32(settings.eos_id))
+        for ids in every
+        if 0 < len(ids) < settings.answer_tokens
+    )
+
+
+def _texts(memory: Memory, positions: npt.NDArray[np.int64]) -> list[str]:
+    return [normalize_answer(passage.text) for passage in memory.texts(positions)] if len(positions) else []
+
+
+def _holds_answer(positions: Sequence[int], texts: dict[int, str], answers: Sequence[str]) -> bool:
+    """Whether an answer stands in a candidate's text as whole words, both normalised as KILT does."""
+    wanted = [f" {normal} " for answer in answers if (normal := normalize_answer(answer))]
+    return any(answer in f" {texts.get(position, '')} " for position in positions for answer in wanted)
+
+
+def _lacks_answer(texts: dict[int, str], answers: Sequence[str], position: int) -> bool:
+    return not _holds_answer([position], texts, answers)
+
+
+def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group

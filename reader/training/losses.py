@@ -1,0 +1,196 @@
+"""What training minimises: the answer's cross-entropy, and perplexity distillation into the re-ranker's scores.
+
+Choosing the best k passages has no gradient, so the re-ranker learns from the decoder instead (Atlas, arXiv
+2208.03299; GLIMMER, 2306.10231): a passage should score high where the answer is likely given
+that passage alone. The target distribution is computed without dropout and takes no gradient.
+
+`question_losses` gives sums over one batch, not means: whoever accumulates several batches divides by what all of them
+weigh, and the result is that of one large batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ... import UsageError
+from ..fusion import Fused
+from ..live_encoder import Lengths
+from ..model import Decode, Params, Reader
+
+_ABSENT = -1e9  # logit of an absent passage; finite, so that its gradient is 0 and not NaN
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """How the two losses are made and weighed.
+
+    Attributes:
+        distillation_weight: λ, the weight of distillation beside cross-entropy; 0 leaves it out and saves its cost.
+        target_temperature: divides log p(answer | question, passage); lower tells passages apart more sharply.
+        score_temperature: divides the re-ranker's scores.
+        likelihood: "mean" over the answer's tokens, end included (Atlas), or their "sum".
+    """
+
+    distillation_weight: float = 1.0
+    target_temperature: float = 0.1
+    score_temperature: float = 1.0
+    likelihood: Literal["mean", "sum"] = "mean"
+
+    def __post_init__(self) -> None:
+        if self.distillation_weight < 0:
+            raise UsageError(f"distillation weight must not be negative, is {self.distillation_weight}")
+        if self.target_temperature <= 0 or self.score_temperature <= 0:
+            raise UsageError("distillation temperatures must be above 0")
+        if self.likelihood not in ("mean", "sum"):
+            raise UsageError(f'distillation likelihood must be "mean" or "sum", not {self.likelihood!r}')
+
+
+class Questions(NamedTuple):
+    """A batch of B questions as the losses take it.
+
+    Attributes:
+        tokens: int32 [B, Sq], padded after `lengths` int32 [B].
+        lengths: see `tokens`.
+        passages: stored codes uint8 [B, m, L, code_bytes], or passages' tokens int32 [B, m, L] where the memory is made
+            on the fly (training the lower layers too).
+        passage_lengths: int32 [B, m], 0 for an absent passage.
+        answers: int32 [B, T], end of answer included, padded after `answer_lengths` int32 [B].
+        answer_lengths: see `answers`.
+        weights: float32 [B]: how much a question counts; 0 for padding.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    passages: jax.Array
+    passage_lengths: jax.Array
+    answers: jax.Array
+    answer_lengths: jax.Array
+    weights: jax.Array
+
+
+class Sums(NamedTuple):
+    """Weighted sums over a batch, float32 scalars, nats: negative log-likelihood by token, and KL by question."""
+
+    cross_entropy: jax.Array
+    distillation: jax.Array
+
+
+class Totals(NamedTuple):
+    """What `Sums` are divided by, float32 scalars: weighted answer tokens, and weighted questions with a passage."""
+
+    tokens: jax.Array
+    questions: jax.Array
+
+
+def totals(questions: Questions) -> Totals:
+    """The divisors of a batch; leading axes (accumulation) are summed over too. At least 1e-9, so 0 / 0 is 0."""
+    tokens = (questions.weights * questions.answer_lengths).sum()
+    present = (questions.passage_lengths > 0).any(axis=-1)
+    return Totals(jnp.maximum(tokens, 1e-9), jnp.maximum((questions.weights * present).sum(), 1e-9))
+
+
+def answer_cross_entropy(log_probs: jax.Array, weights: jax.Array) -> jax.Array:
+    """Weighted negative log-likelihood: log_probs [B,T] by token (0 at padding), weights [B] -> scalar sum."""
+    return -(weights[:, None] * log_probs).sum()
+
+
+def answer_likelihood(log_probs: jax.Array, lengths: jax.Array, likelihood: Literal["mean", "sum"]) -> jax.Array:
+    """log_probs [..., T] by token (0 at padding), lengths int32 [...] -> log p of the answer, or its mean by token."""
+    whole = log_probs.sum(axis=-1)
+    return whole if likelihood == "sum" else whole / jnp.maximum(lengths, 1)
+
+
+def distillation(scores: jax.Array, target: jax.Array, present: jax.Array, settings: LossSettings) -> jax.Array:
+    """KL(softmax(target / τ_target) ‖ softmax(scores / τ_score)) over present passages, nats, float32 [B].
+
+    `scores` float32 [B,m] of the re-ranker; `target` float32 [B,m], log-likelihoods, taken without gradient; `present`
+    bool [B,m]. A question without a passage has 0.
+    """
+    student = jnp.where(present, scores, 0.0) / settings.score_temperature
+    teacher = jnp.where(present, jax.lax.stop_gradient(target), 0.0) / settings.target_temperature
+    student = jax.nn.log_softmax(jnp.where(present, student, _ABSENT), axis=-1)
+    teacher = jax.nn.log_softmax(jnp.where(present, teacher, _ABSENT), axis=-1)
+    terms = jnp.exp(teacher) * (teacher - student)
+    return jnp.where(present, terms, 0.0).sum(axis=-1)
+
+
+def passage_log_likelihood(
+    reader: Reader, params: Params, hidden: jax.Array, questions: Questions, settings: LossSettings
+) -> jax.Array:
+    """log p(answer | question, passage) of every candidate alone, float32 [B,m]; the mean by token where so set.
+
+    `hidden` float32 [B,m,Sq+L,D] is live A's output. No dropout and no gradient. Candidates are decoded one after the
+    other: all at once would hold m times the logits.
+    """
+    hidden, params = jax.lax.stop_gradient((hidden, params))
+    batch, candidates, width, _ = hidden.shape
+    fused = reader.live_b(
+        params,
+        hidden,
+        Lengths(questions.lengths, questions.passage_lengths),
+        question_width=questions.tokens.shape[1],
+    )
+
+    def one(passage: Fused) -> jax.Array:
+        by_token = reader.log_likelihood(params, passage, questions.answers, questions.answer_lengths)
+        return answer_likelihood(by_token, questions.answer_lengths, settings.likelihood)
+
+    alone = Fused(
+        jnp.swapaxes(fused.hidden.reshape(batch, candidates, width, -1), 0, 1),
+        jnp.swapaxes(fused.mask.reshape(batch, candidates, width), 0, 1),
+    )
+    target: jax.Array = jax.lax.map(one, alone).T
+    return target
+
+
+def question_losses(
+    reader: Reader,
+    params: Params,
+    questions: Questions,
+    *,
+    select: int,
+    settings: LossSettings,
+    decode: Decode | None,
+    dropout_rate: float = 0.0,
+    key: jax.Array | None = None,
+    target: jax.Array | None = None,
+) -> Sums:
+    """The whole forward pass of a batch: question encoder, live A, re-ranker, choice, live B, decoder.
+
+    `select` is k. `decode` is the codec's decode where `questions.passages` holds codes, None where it holds tokens.
+    `target` float32 [B,m] replaces the target log-likelihoods, which are computed here otherwise. A reader that does
+    not score candidates reads the first k and has no distillation.
+    """
+    keys: list[jax.Array | None] = [None] * 3 if key is None else list(jax.random.split(key, 3))
+    lengths = Lengths(questions.lengths, questions.passage_lengths)
+    question = reader.question(params, questions.tokens, questions.lengths)
+    passages = questions.passages
+    if decode is None:
+        passages = reader.memory(params, passages, questions.passage_lengths)
+    candidates = reader.live_a(
+        params, question, passages, lengths, decode=decode, dropout_rate=dropout_rate, key=keys[0]
+    )
+    chosen = reader.select(candidates, lengths, select)
+    fused = reader.live_b(
+        params,
+        candidates.hidden,
+        lengths,
+        chosen,
+        question_width=questions.tokens.shape[1],
+        dropout_rate=dropout_rate,
+        key=keys[1],
+    )
+    by_token = reader.log_likelihood(
+        params, fused, questions.answers, questions.answer_lengths, dropout_rate=dropout_rate, key=keys[2]
+    )
+    cross_entropy = answer_cross_entropy(by_token, questions.weights)
+    if candidates.scores is None or settings.distillation_weight == 0:
+        return Sums(cross_entropy, jnp.float32(0.0))
+    if target is None:
+        target = passage_log_likelihood(reader, params, candidates.hidden, questions, settings)
+    divergence = distillation(candidates.scores, target, questions.passage_lengths > 0, settings)
+    return Sums(cross_entropy, (questions.weights * divergence).sum())
