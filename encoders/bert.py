@@ -14,7 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from .config import EncoderConfig
-from .layered import Context, held_slice, layer_key, mask_bias, merge_heads, split_heads
+from .layered import Context, LayerStack, layer_key, mask_bias, merge_heads, split_heads
 from .primitives import LayerNorm, Linear, attend, dropout
 
 INITIAL_STDDEV = 0.02  # BERT's own
@@ -80,7 +80,7 @@ class BertLayer(nnx.Module):
         return self.mlp_norm(hidden + dropout(update, dropout_rate, keys[2]))
 
 
-class BertEncoder(nnx.Module):
+class BertEncoder(LayerStack):
     """A `LayeredEncoder`; see there for shapes. `held` are the layers this instance has (default: all)."""
 
     def __init__(
@@ -111,27 +111,6 @@ class BertEncoder(nnx.Module):
 
     def context(self, mask: jax.Array, positions: jax.Array | None = None) -> Context:
         return Context(mask=mask_bias(mask))
-
-    def run(
-        self,
-        hidden: jax.Array,
-        context: Context,
-        start: int,
-        stop: int,
-        *,
-        dropout_rate: float = 0.0,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        chosen = held_slice(self.held, start, stop)
-        for number in range(chosen.start, chosen.stop):
-            hidden = self.layers[number](
-                hidden,
-                context,
-                dtype=self.dtype,
-                dropout_rate=dropout_rate,
-                key=layer_key(key, number + self.held.start),
-            )
-        return hidden
 
     def finish(self, hidden: jax.Array) -> jax.Array:
         return hidden

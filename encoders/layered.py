@@ -97,3 +97,32 @@ def held_slice(held: range, start: int, stop: int) -> slice:
 def layer_key(key: jax.Array | None, part: int) -> jax.Array | None:
     """A dropout key for one part of a layer; None (no dropout) stays None."""
     return None if key is None else jax.random.fold_in(key, part)
+
+
+class LayerStack(nnx.Module):
+    """`run` of a `LayeredEncoder`, the same in every family: subclasses set `layers`, `dtype` and `held`."""
+
+    layers: nnx.List[Any]
+    dtype: DTypeLike
+    held: range
+
+    def run(
+        self,
+        hidden: jax.Array,
+        context: Context,
+        start: int,
+        stop: int,
+        *,
+        dropout_rate: float = 0.0,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        chosen = held_slice(self.held, start, stop)
+        for number in range(chosen.start, chosen.stop):
+            hidden = self.layers[number](
+                hidden,
+                context,
+                dtype=self.dtype,
+                dropout_rate=dropout_rate,
+                key=layer_key(key, number + self.held.start),
+            )
+        return hidden

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from .config import EncoderConfig
-from .layered import Context, held_slice, layer_key, mask_bias, merge_heads, split_heads
+from .layered import Context, LayerStack, layer_key, mask_bias, merge_heads, split_heads
 from .primitives import Linear, RMSNorm, attend, dropout, relative_position_bucket
 
 
@@ -78,7 +78,7 @@ class T5Layer(nnx.Module):
         return hidden + dropout(update, dropout_rate, keys[3])
 
 
-class T5Encoder(nnx.Module):
+class T5Encoder(LayerStack):
     """A `LayeredEncoder`; see there for shapes. `held` are the layers this instance has (default: all)."""
 
     def __init__(
@@ -111,27 +111,6 @@ class T5Encoder(nnx.Module):
         )
         relative = self.relative_bias[...].astype(jnp.float32)[bucket]  # [B|1, S, S, H]
         return Context(mask=mask_bias(mask), relative=relative.transpose(0, 3, 1, 2))
-
-    def run(
-        self,
-        hidden: jax.Array,
-        context: Context,
-        start: int,
-        stop: int,
-        *,
-        dropout_rate: float = 0.0,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        chosen = held_slice(self.held, start, stop)
-        for number in range(chosen.start, chosen.stop):
-            hidden = self.layers[number](
-                hidden,
-                context,
-                dtype=self.dtype,
-                dropout_rate=dropout_rate,
-                key=layer_key(key, number + self.held.start),
-            )
-        return hidden
 
     def finish(self, hidden: jax.Array) -> jax.Array:
         return self.final_norm(hidden)
