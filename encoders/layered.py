@@ -22,8 +22,8 @@ from .primitives import MASKED
 class Context(NamedTuple):
     """What every layer of one run shares: additive score terms, each broadcastable to float32 [B, H, S, S].
 
-    `mask` [B,1,1,S] hides padding keys; `relative` [B|1,H,S,S] is T5's relative bias (None for BERT). A pytree, so it
-    passes through jit and across calls of `run`.
+    `mask` [B,1,1,S] hides padding keys; `relative` [B|1,H,S,S], or [N,H,S,S] for B / N rows each, is T5's relative bias
+    (None for BERT). A pytree, so it passes through jit and across calls of `run`.
     """
 
     mask: jax.Array

@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "search": ("search", "Look passages up in the first-stage index."),
     "answer": ("answer", "Answer a file of questions from a memory."),
     "evaluate": ("evaluate", "Score predictions with KILT's metrics."),
+    "tasks": ("tasks", "Make training questions out of a memory's own text."),
     "train": ("train", "Train a reader on KILT-format tasks, from a memory."),
     "estimate": ("estimate", "Estimate FLOPs, hours and bytes before spending them."),
     "demo": ("demo", "Encode real Wikipedia lead sections and ask them questions."),

@@ -26,19 +26,18 @@ from .. import ConflictError, ModelError, UsageError
 from ..encoders.compilation import enable_compilation_cache
 from ..encoders.config import ModelConfig
 from ..encoders.models import WEIGHTS, LoadedModel, load_model, model_card, save_model
-from ..encoders.primitives import attend
 from ..reader.candidates import CandidateFinder
 from ..reader.config import DecoderConfig, ReaderConfig
 from ..reader.kilt import read_guess
 from ..reader.model import Reader
 from ..reader.queries import QueryFile, open_queries
 from ..reader.training.batches import BatchSource
-from ..reader.training.config import FreshDecoder, TrainConfig
+from ..reader.training.config import TrainConfig
 from ..reader.training.examples import Example, ExampleSettings, TaskCounts, gold_positions, load_examples
 from ..reader.training.log import Scores, plot_log
 from ..reader.training.losses import Questions
 from ..reader.training.mixture import CYCLE, Mixture
-from ..reader.training.optimiser import make_optimiser, trainable_names
+from ..reader.training.optimiser import is_live_output, make_optimiser, trainable_names
 from ..reader.training.step import TrainStep
 from ..reader.training.trainer import LOG, PLOT, Finished, run_steps
 from ..storage.files import make_directories, sha256_file, storage_error
@@ -109,7 +108,6 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
     output, run = Path(config.output), Path(config.run)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} exists and is not empty; remove it or choose another output")
-    _check_precision(config.optimiser.precision)
     progress.stage("check", total=None, unit="queries")
     files = [open_queries(task.file) for task in config.tasks]
     dev = None if config.evaluation is None else open_queries(config.evaluation.file)
@@ -118,8 +116,8 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
             raise UsageError(f"{queries.name} has no gold answers; training needs KILT records with their output")
     memory = Memory.open(Path(config.memory), config.memory_version)
     loaded = load_model(config.model)
-    model_config, tensors = _start(loaded, config.decoder, config.seed)
     model = Encoding.checked(loaded, memory.identity, memory.directory).model
+    model_config, tensors = _start(loaded, config)
     reader = Reader(
         ReaderConfig.from_model(model_config, str(loaded.path)), dtype=jnp.dtype(config.optimiser.precision)
     )
@@ -138,6 +136,7 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
             candidates=candidates,
             most=(config.data.question_tokens, config.data.answer_tokens),
             pad=(model.tokenizer.pad_id, reader.config.decoder.pad_id),
+            passage_tokens=config.data.passage_tokens,
             as_tokens=config.train == "everything",
             seed=config.seed,
         )
@@ -145,7 +144,12 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
             reader,
             tensors,
             trainable_names(reader.config, reader.shapes(), config.train),
-            make_optimiser(config.optimiser.learning_rate, scale_by_parameter=config.optimiser.scale_by_parameter),
+            make_optimiser(
+                config.schedule(),
+                name=config.optimiser.name,
+                encoder_rate=config.optimiser.encoder_rate,
+                scale_by_parameter=config.optimiser.scale_by_parameter,
+            ),
             select=config.data.select,
             settings=config.losses,
             dropout_rate=config.optimiser.dropout,
@@ -248,14 +252,17 @@ class _Judge:
         )
 
 
-def _start(
-    loaded: LoadedModel, fresh: FreshDecoder | None, seed: int
-) -> tuple[ModelConfig, dict[str, npt.NDArray[Any]]]:
-    """The model to begin with and all of its reader's weights, with a decoder of random weights where one is asked for.
+def _start(loaded: LoadedModel, run: TrainConfig) -> tuple[ModelConfig, dict[str, npt.NDArray[Any]]]:
+    """The model to begin with and all of its reader's weights, with a fresh decoder where one is asked for.
 
     A model without a decoder gets its re-ranker's score anew as well: it has never been used.
     """
-    config, where = loaded.config, f"{loaded.path}/config.json"
+    config, where, fresh = loaded.config, f"{loaded.path}/config.json", run.decoder
+    other: Mapping[str, npt.NDArray[Any]] = {}
+    if run.decoder_from is not None:
+        given = load_model(run.decoder_from)
+        config = replace(config, decoder=given.config.decoder)
+        other = {name: given.tensors[name] for name in given.tensors if name.startswith("decoder.")}
     if fresh is None:
         if config.decoder is None:
             raise ModelError(f"{where}: this model has no decoder; add a [decoder] section to train one from scratch")
@@ -280,9 +287,14 @@ def _start(
         # Through the parser, which knows what each number may be.
         config = replace(config, decoder=DecoderConfig.from_json(decoder.to_json(), "[decoder]").to_json())
     reader = Reader(ReaderConfig.from_model(config, where))
-    tensors = {name: loaded.tensors[name] for name in reader.shapes() if name in loaded.tensors}
-    if fresh is not None:
-        drawn = reader.tensors(reader.init(seed))
+    held = {name: loaded.tensors[name] for name in loaded.tensors if not (other and name.startswith("decoder."))}
+    held |= other
+    tensors = {name: held[name] for name in reader.shapes() if name in held}
+    for name in tensors if run.live_scale != 1 else ():
+        if is_live_output(name, config):
+            tensors[name] = (run.live_scale * tensors[name].astype(np.float32)).astype(tensors[name].dtype)
+    if fresh is not None or loaded.config.decoder is None:
+        drawn = reader.tensors(reader.init(run.seed))
         tensors |= {name: value for name, value in drawn.items() if name not in tensors}
     reader.params(tensors, where=str(loaded.path))  # names what is missing or of another shape
     return config, tensors
@@ -300,22 +312,6 @@ def _check_shapes(config: TrainConfig, reader: ReaderConfig, memory: Memory) -> 
         raise UsageError(f"[optimiser] batch ({config.optimiser.batch}) must be a multiple of the {devices} devices")
 
 
-def _check_precision(precision: str) -> None:
-    """UsageError where the device has no gradients of attention in `precision`, as CPU backends may not in bfloat16."""
-    rows = jnp.ones((2, 16, 4, 8), jnp.float32)
-
-    def attended(rows: jax.Array) -> jax.Array:
-        return jnp.square(attend(rows, rows, rows, (jnp.zeros((1, 1, 16, 16)),), dtype=precision)).sum()
-
-    try:
-        jax.jit(jax.grad(attended))(rows).block_until_ready()
-    except jax.errors.JaxRuntimeError:
-        raise UsageError(
-            f"this device ({jax.default_backend()}) cannot train with {precision} products: "
-            'set [optimiser] precision = "float32"'
-        ) from None
-
-
 def _examples(
     config: TrainConfig,
     files: Sequence[QueryFile],
@@ -326,9 +322,9 @@ def _examples(
     progress: Progress,
 ) -> tuple[list[list[Example]], dict[str, TaskCounts]]:
     index = open_index(memory, progress=progress)
-    finder = CandidateFinder(limit=candidates, index=index, brought=None)
+    finder = CandidateFinder(limit=max(candidates, config.data.pool), index=index, brought=None)
     settings = ExampleSettings(
-        candidates=candidates,
+        candidates=max(candidates, config.data.pool),
         question_tokens=config.data.question_tokens,
         answer_tokens=config.data.answer_tokens,
         gold=config.data.gold,
@@ -357,6 +353,8 @@ def _settings(
     kept = asdict(config)
     for name in ("model", "memory", "run", "output", "steps", "tasks", "evaluation", "checkpoints", "memory_version"):
         del kept[name]
+    if config.decoder_from is not None:
+        kept["decoder_from"] = sha256_file(load_model(config.decoder_from).path / WEIGHTS)[0]
     evaluation = None
     if dev is not None and config.evaluation is not None:
         evaluation = {**asdict(config.evaluation), "file": sha256_file(dev.path)[0]}
@@ -401,8 +399,9 @@ def _card(
         "",
         f"{finished.steps:,} steps of {config.optimiser.batch * config.optimiser.accumulate} questions, "
         f"{config.data.candidates} candidates each, {config.data.select} of them read by the decoder; trained: "
-        f"{config.train}. Adafactor, learning rate {config.optimiser.learning_rate:g}, dropout "
-        f"{config.optimiser.dropout:g}, distillation weight {config.losses.distillation_weight:g}, seed {config.seed}.",
+        f"{config.train}. {config.optimiser.name.capitalize()}, learning rate "
+        f"{config.optimiser.learning_rate:g}, dropout {config.optimiser.dropout:g}, distillation weight "
+        f"{config.losses.distillation_weight:g}, seed {config.seed}.",
         "",
         "| task | share of draws | questions | trained on | irrelevant |",
         "| --- | --- | --- | --- | --- |",

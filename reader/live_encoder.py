@@ -69,8 +69,9 @@ def run_live(
 ) -> jax.Array:
     """Layers [start, stop) over `hidden` float32 [B,m,Sq+L,D] -> the same shape.
 
-    Rows go through all the layers in groups of one question's, since positions are the same for all of them: T5's
-    relative bias is then held once a group. An accelerator takes each question as one group, all at a time.
+    Where a question's rows are few, or the device is an accelerator, all rows are one batch (no vmap over questions: a
+    product's gradient for its weights would be made question by question, at a third of the speed). Else rows go
+    through all the layers in groups of one question's, one group after the other.
     """
     if start == stop:
         return hidden
@@ -79,6 +80,10 @@ def run_live(
     positions = row_positions(lengths, question_width, width - question_width)
     size = group_size(candidates, width)
     groups = candidates // size
+    if groups == 1:
+        context = encoder.context(mask.reshape(batch * candidates, width), positions)
+        rows = hidden.reshape(batch * candidates, width, -1)
+        return encoder.run(rows, context, start, stop, dropout_rate=dropout_rate, key=key).reshape(hidden.shape)
 
     def one(group: tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
         rows, seen, places, own = group
@@ -91,7 +96,7 @@ def run_live(
         jnp.repeat(positions, groups, axis=0),
         None if key is None else jax.random.split(key, batch * groups),
     )
-    mapped = jax.vmap(one)(inputs) if groups == 1 else jax.lax.map(one, inputs)
+    mapped: jax.Array = jax.lax.map(one, inputs)
     return mapped.reshape(hidden.shape)
 
 

@@ -30,6 +30,7 @@ class BatchSource:
         candidates: passages of a question (m).
         most: the longest question and answer, in tokens.
         pad: (encoder's, decoder's) padding ids.
+        passage_tokens: passages are cut after so many tokens; 0 leaves them whole.
         as_tokens: give passages as tokens instead of stored codes.
         seed: of the choice among a question's answers.
     """
@@ -44,6 +45,7 @@ class BatchSource:
         candidates: int,
         most: tuple[int, int],
         pad: tuple[int, int],
+        passage_tokens: int = 0,
         as_tokens: bool,
         seed: int,
     ) -> None:
@@ -51,7 +53,8 @@ class BatchSource:
         self._shape, self._candidates, self._pad = shape, candidates, pad
         self._as_tokens, self._seed = as_tokens, seed
         self._questions, self._answers = (_buckets(length) for length in most)
-        self._passages = sorted({-(-memory.window * eighths // 8) for eighths in (4, 6, 8)})
+        self._longest = min(memory.window, passage_tokens or memory.window)
+        self._passages = sorted({-(-self._longest * eighths // 8) for eighths in (4, 6, 8)})
 
     def __iter__(self) -> Iterator[Questions]:
         return self.batches(0)
@@ -67,13 +70,20 @@ class BatchSource:
         rows = self._shape[0] * self._shape[1]
         examples: list[Example] = []
         answers: list[npt.NDArray[np.int32]] = []
+        drawn: list[npt.NDArray[np.int64]] = []
         for number in range(step * rows, (step + 1) * rows):
             draw = self._mixture.draw(number)
             example = self._tasks[draw.task][draw.example]
-            choice = np.random.default_rng([self._seed, 2, number]).integers(len(example.answers))
+            rng = np.random.default_rng([self._seed, 2, number])
+            answers.append(example.answers[rng.integers(len(example.answers))])
             examples.append(example)
-            answers.append(example.answers[choice])
-        passages, counts = self._fetched([example.positions for example in examples])
+            drawn.append(_drawn(example.gold, self._candidates, rng))
+        passages, counts = self._fetched(
+            [example.positions[places] for example, places in zip(examples, drawn, strict=True)]
+        )
+        gold = np.zeros(counts.shape, np.bool_)
+        for row, (example, places) in enumerate(zip(examples, drawn, strict=True)):
+            gold[row, : len(places)] = example.gold[places]
         tokens, lengths = _padded([example.question for example in examples], self._questions, self._pad[0])
         targets, target_lengths = _padded(answers, self._answers, self._pad[1])
         flat = (
@@ -84,6 +94,7 @@ class BatchSource:
             targets,
             target_lengths,
             np.array([example.weight for example in examples], np.float32),
+            gold,
         )
         return Questions(*(array.reshape(*self._shape, *array.shape[1:]) for array in flat))  # type: ignore[arg-type]
 
@@ -94,10 +105,12 @@ class BatchSource:
         counts = np.zeros((len(positions), self._candidates), np.int32)
         distinct, places = np.unique(np.concatenate(positions), return_inverse=True)
         if self._as_tokens:
-            rows = [np.asarray(passage.tokens, np.int32) for passage in self._memory.texts(distinct)]
+            texts = self._memory.texts(distinct)
+            rows = [np.asarray(passage.tokens[: self._longest], np.int32) for passage in texts]
             stored, held = _padded(rows, self._passages, self._pad[0])
         else:
             codes, held = self._memory.fetch(distinct)
+            held = np.minimum(held, self._longest)
             stored = codes[:, : _bucket(self._passages, int(held.max()))]  # type: ignore[assignment]
         passages = np.zeros((*counts.shape, *stored.shape[1:]), stored.dtype)
         start = 0
@@ -107,6 +120,15 @@ class BatchSource:
             counts[row, : len(each)] = held[own]
             start += len(each)
         return passages, counts
+
+
+def _drawn(gold: npt.NDArray[np.bool_], most: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Which of an example's candidates a batch takes: at most half of `most` (and one) gold, the others drawn."""
+    if len(gold) <= most:
+        return np.arange(len(gold))
+    golden = np.flatnonzero(gold)[: max(1, most // 2)]
+    others = rng.permutation(np.flatnonzero(~gold))[: most - len(golden)]
+    return np.sort(np.concatenate([golden, others]))
 
 
 def _padded(

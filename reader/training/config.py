@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union
 
 from ... import StorageError, UsageError
 from .losses import LossSettings
-from .optimiser import Part
+from .optimiser import OptimiserName, Part, Schedule, make_schedule
 
 _T = TypeVar("_T")
 
@@ -41,6 +41,9 @@ class DataConfig:
 
     Attributes:
         candidates, select: passages of a question (m), and how many of them the decoder reads (k).
+        pool: the first stage's best so many, of which those beside gold are drawn anew each time a question is met; 0
+            takes its best m always.
+        passage_tokens: passages are read up to here; 0 reads them whole. Padding grows with the longest of a batch.
         question_tokens, answer_tokens: the longest trained on, special tokens included; longer ones are left out.
         gold: put gold passages that BM25 missed among the candidates (at most half of them).
         irrelevant_weight: what a question counts none of whose candidates is gold or holds an answer; 0 leaves it out.
@@ -48,6 +51,8 @@ class DataConfig:
 
     candidates: int = 10
     select: int = 5
+    pool: int = 0
+    passage_tokens: int = 0
     question_tokens: int = 64
     answer_tokens: int = 32
     gold: bool = True
@@ -56,6 +61,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.select <= self.candidates:
             raise UsageError(f"select ({self.select}) must lie between 1 and candidates ({self.candidates})")
+        if self.pool != 0 and self.pool < self.candidates:
+            raise UsageError(f"pool ({self.pool}) must be 0 or at least candidates ({self.candidates})")
+        if self.passage_tokens < 0:
+            raise UsageError(f"passage_tokens must not be negative, is {self.passage_tokens}")
         if self.question_tokens < 1 or self.answer_tokens < 2:
             raise UsageError("question_tokens must be at least 1 and answer_tokens at least 2")
         if not 0 <= self.irrelevant_weight <= 1:
@@ -64,15 +73,21 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """How steps are taken: Adafactor at a constant rate.
+    """How steps are taken: by default Adafactor at a constant rate, as T5 and GLIMMER were fine-tuned.
 
     A step takes `accumulate` parts of `batch` questions each, one after the other; `batch` is spread over the local
-    devices. `precision` is that of products; weights are float32 always.
+    devices. `precision` is that of products; weights are float32 always. `encoder_rate` multiplies the learning rate of
+    the encoder's layers, which come trained where a decoder may be fresh. The rate rises linearly over the first
+    `warmup` steps and falls linearly to 0 over the last `decay` of a run.
     """
 
     batch: int = 16
     accumulate: int = 1
+    name: OptimiserName = "adafactor"
     learning_rate: float = 1e-3
+    encoder_rate: float = 1.0
+    warmup: int = 0
+    decay: int = 0
     scale_by_parameter: bool = True
     dropout: float = 0.1
     precision: Literal["bfloat16", "float32"] = "bfloat16"
@@ -82,6 +97,10 @@ class OptimiserConfig:
             raise UsageError("batch and accumulate must be at least 1")
         if self.learning_rate <= 0:
             raise UsageError(f"learning_rate must be above 0, is {self.learning_rate}")
+        if self.encoder_rate <= 0:
+            raise UsageError(f"encoder_rate must be above 0, is {self.encoder_rate}")
+        if self.warmup < 0 or self.decay < 0:
+            raise UsageError("warmup and decay must not be negative")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be at least 0 and below 1, is {self.dropout}")
 
@@ -151,6 +170,9 @@ class TrainConfig:
             as text and gives a model with a memory encoder of its own.
         seed: of dropout, fresh weights and the order of examples.
         memory_version: None is the newest.
+        live_scale: multiplies, before the first step, what attention and feed-forward of the live layers add; below 1
+            they begin by leaving more of the memory as it is.
+        decoder_from: a model directory whose decoder is taken instead of this model's or a fresh one.
     """
 
     model: str
@@ -162,6 +184,8 @@ class TrainConfig:
     train: Part = "live"
     seed: int = 0
     memory_version: int | None = None
+    live_scale: float = 1.0
+    decoder_from: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     losses: LossSettings = field(default_factory=LossSettings)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -172,6 +196,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.seed < 0:
             raise UsageError("steps must be at least 1 and seed at least 0")
+        if not 0 <= self.live_scale <= 1:
+            raise UsageError(f"live_scale must lie between 0 and 1, is {self.live_scale}")
+        if self.decoder is not None and self.decoder_from is not None:
+            raise UsageError("a fresh [decoder] and decoder_from exclude each other")
         if not self.tasks:
             raise UsageError("tasks must hold at least one task: add a [[tasks]] section with name and file")
         names = [task.name for task in self.tasks]
@@ -182,6 +210,11 @@ class TrainConfig:
                 'train = "everything" changes the memory encoder, so the memory cannot be answered from: leave '
                 "[evaluation] out, encode a memory with the trained model, then go on with the default"
             )
+
+    def schedule(self) -> Schedule:
+        """The learning rate of every step."""
+        rule = self.optimiser
+        return make_schedule(rule.learning_rate, warmup=rule.warmup, decay=rule.decay, steps=self.steps)
 
     @classmethod
     def from_toml(cls, path: Path) -> TrainConfig:

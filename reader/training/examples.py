@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -25,6 +24,7 @@ from ..metrics import normalize_answer
 from ..queries import Candidate, Query, QueryFile
 
 _AT_ONCE = 256  # questions tokenised, retrieved and checked together
+_TEXTS_KEPT = 1 << 16  # candidates' normalised texts held at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +35,14 @@ class Example:
         question: int32 [n], tokens as the question encoder reads them.
         answers: int32 [t] each, tokens with the decoder's end of answer; one is drawn each time.
         positions: int64 [c], its candidates in the memory, at least one.
+        gold: bool [c], which of them are gold.
         weight: how much it counts.
     """
 
     question: npt.NDArray[np.int32]
     answers: tuple[npt.NDArray[np.int32], ...]
     positions: npt.NDArray[np.int64]
+    gold: npt.NDArray[np.bool_]
     weight: float
 
 
@@ -106,21 +108,25 @@ def load_examples(
     """
     examples: list[Example] = []
     counts = TaskCounts()
+    texts: dict[int, str] = {}  # of one group or more: questions over a small corpus share their candidates
     for group in _groups(gold_positions(memory, queries), _AT_ONCE):
         questions = [query for query, _ in group]
         tokens = model.question_tokens([query.question for query in questions])
         found = finder.find(questions)
         golden = [np.array(gold, np.int64) for _, gold in group]
         wanted = np.unique(np.concatenate([*(each.positions for each in found), *golden]))
-        texts = dict(zip(wanted.tolist(), _texts(memory, wanted), strict=True))
+        unseen = np.array([position for position in wanted.tolist() if position not in texts], np.int64)
+        if len(texts) + len(unseen) > _TEXTS_KEPT:
+            texts, unseen = {}, wanted
+        texts |= zip(unseen.tolist(), _texts(memory, unseen), strict=True)
         for (query, gold), ids, each in zip(group, tokens, found, strict=True):
             counts.questions += 1
             answers = gold_answers(query.outputs or ())
             short = _answers(model, answers, settings)
             positions, relevant = each.positions.tolist(), False
+            # A gold paragraph may lie in several passages, and evidence in many: those with the answer, if any.
+            gold = [position for position in gold if _holds_answer([position], texts, answers)] or gold
             if settings.gold:
-                # Evidence may span many passages of which few fit: those with the answer first.
-                gold = sorted(gold, key=partial(_lacks_answer, texts, answers))
                 positions = _with_positions(positions, gold[: max(1, settings.candidates // 2)], settings.candidates)
             if not answers:
                 counts.without_answer += 1
@@ -141,6 +147,7 @@ def load_examples(
                             question=np.asarray(ids, np.int32),
                             answers=short,
                             positions=np.array(positions, np.int64),
+                            gold=np.isin(positions, gold),
                             weight=weight,
                         )
                     )
@@ -189,10 +196,6 @@ def _holds_answer(positions: Sequence[int], texts: dict[int, str], answers: Sequ
     """Whether an answer stands in a candidate's text as whole words, both normalised as KILT does."""
     wanted = [f" {normal} " for answer in answers if (normal := normalize_answer(answer))]
     return any(answer in f" {texts.get(position, '')} " for position in positions for answer in wanted)
-
-
-def _lacks_answer(texts: dict[int, str], answers: Sequence[str], position: int) -> bool:
-    return not _holds_answer([position], texts, answers)
 
 
 def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -22,6 +22,7 @@ COLUMNS = (
     "loss",
     "cross_entropy",
     "distillation",
+    "ranking",
     "gradient_norm",
     "learning_rate",
     "seconds",

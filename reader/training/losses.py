@@ -1,8 +1,9 @@
-"""What training minimises: the answer's cross-entropy, and perplexity distillation into the re-ranker's scores.
+"""What training minimises: the answer's cross-entropy, and what the re-ranker's scores are taught by.
 
 Choosing the best k passages has no gradient, so the re-ranker learns from the decoder instead (Atlas, arXiv
 2208.03299; GLIMMER, 2306.10231): a passage should score high where the answer is likely given
-that passage alone. The target distribution is computed without dropout and takes no gradient.
+that passage alone. The target distribution is computed without dropout and takes no gradient. Where the gold passage
+is known, scores can be taught from it directly as well: that costs nothing, and helps while the decoder knows little.
 
 `question_losses` gives sums over one batch, not means: whoever accumulates several batches divides by what all of them
 weigh, and the result is that of one large batch.
@@ -33,16 +34,22 @@ class LossSettings:
         target_temperature: divides log p(answer | question, passage); lower tells passages apart more sharply.
         score_temperature: divides the re-ranker's scores.
         likelihood: "mean" over the answer's tokens, end included (Atlas), or their "sum".
+        ranking_weight: the weight of -log of the share of softmax(score / τ) that gold passages have; 0 leaves it out.
+            Not in the paper.
     """
 
     distillation_weight: float = 1.0
     target_temperature: float = 0.1
     score_temperature: float = 1.0
     likelihood: Literal["mean", "sum"] = "mean"
+    ranking_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.distillation_weight < 0:
-            raise UsageError(f"distillation weight must not be negative, is {self.distillation_weight}")
+        if self.distillation_weight < 0 or self.ranking_weight < 0:
+            raise UsageError(
+                "distillation_weight and ranking_weight must not be negative, are "
+                f"{self.distillation_weight} and {self.ranking_weight}"
+            )
         if self.target_temperature <= 0 or self.score_temperature <= 0:
             raise UsageError("distillation temperatures must be above 0")
         if self.likelihood not in ("mean", "sum"):
@@ -61,6 +68,7 @@ class Questions(NamedTuple):
         answers: int32 [B, T], end of answer included, padded after `answer_lengths` int32 [B].
         answer_lengths: see `answers`.
         weights: float32 [B]: how much a question counts; 0 for padding.
+        gold: bool [B, m]: which passages are gold; None where that is not known.
     """
 
     tokens: jax.Array
@@ -70,13 +78,15 @@ class Questions(NamedTuple):
     answers: jax.Array
     answer_lengths: jax.Array
     weights: jax.Array
+    gold: jax.Array | None = None
 
 
 class Sums(NamedTuple):
-    """Weighted sums over a batch, float32 scalars, nats: negative log-likelihood by token, and KL by question."""
+    """Weighted sums over a batch, float32 scalars, nats: negative log-likelihood by token, the others by question."""
 
     cross_entropy: jax.Array
     distillation: jax.Array
+    ranking: jax.Array
 
 
 class Totals(NamedTuple):
@@ -116,6 +126,18 @@ def distillation(scores: jax.Array, target: jax.Array, present: jax.Array, setti
     teacher = jax.nn.log_softmax(jnp.where(present, teacher, _ABSENT), axis=-1)
     terms = jnp.exp(teacher) * (teacher - student)
     return jnp.where(present, terms, 0.0).sum(axis=-1)
+
+
+def ranking(scores: jax.Array, gold: jax.Array, present: jax.Array, settings: LossSettings) -> jax.Array:
+    """-log of what share of softmax(scores / τ_score) lies on gold passages, nats, float32 [B].
+
+    `scores` float32 [B,m]; `gold` and `present` bool [B,m]. A question without a gold passage has 0.
+    """
+    logits = jnp.where(present, scores, 0.0) / settings.score_temperature
+    log_shares = jax.nn.log_softmax(jnp.where(present, logits, _ABSENT), axis=-1)
+    known = gold & present
+    share = jax.nn.logsumexp(jnp.where(known, log_shares, _ABSENT), axis=-1)
+    return jnp.where(known.any(axis=-1), -share, 0.0)
 
 
 def passage_log_likelihood(
@@ -188,9 +210,21 @@ def question_losses(
         params, fused, questions.answers, questions.answer_lengths, dropout_rate=dropout_rate, key=keys[2]
     )
     cross_entropy = answer_cross_entropy(by_token, questions.weights)
-    if candidates.scores is None or settings.distillation_weight == 0:
-        return Sums(cross_entropy, jnp.float32(0.0))
-    if target is None:
-        target = passage_log_likelihood(reader, params, candidates.hidden, questions, settings)
-    divergence = distillation(candidates.scores, target, questions.passage_lengths > 0, settings)
-    return Sums(cross_entropy, (questions.weights * divergence).sum())
+    divergence = ranked = jnp.zeros_like(questions.weights)
+    present = questions.passage_lengths > 0
+    if candidates.scores is not None and settings.distillation_weight > 0:
+        if target is None:
+            target = passage_log_likelihood(reader, params, candidates.hidden, questions, settings)
+        divergence = distillation(candidates.scores, target, present, settings)
+    if candidates.scores is not None and settings.ranking_weight > 0 and questions.gold is not None:
+        ranked = ranking(candidates.scores, questions.gold, present, settings)
+    return Sums(cross_entropy, (questions.weights * divergence).sum(), (questions.weights * ranked).sum())
+
+
+def weighted(means: Sums, settings: LossSettings) -> jax.Array:
+    """The loss itself, from the means of its parts."""
+    return (
+        means.cross_entropy
+        + settings.distillation_weight * means.distillation
+        + settings.ranking_weight * means.ranking
+    )

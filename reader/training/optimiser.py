@@ -7,15 +7,19 @@ learning rate is GLIMMER's choice (arXiv 2306.10231) and T5's for fine-tuning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
+import jax.numpy as jnp
 import optax
 
-from ...encoders.config import EncoderConfig
+from ...encoders.config import EncoderConfig, ModelConfig
 from ..config import ReaderConfig
 
 Part = Literal["decoder", "live", "everything"]
+OptimiserName = Literal["adafactor", "adam"]
+Schedule = Callable[[Any], Any]
+"""The learning rate of a step, counted from 0; traceable."""
 
 
 def trainable_names(config: ReaderConfig, names: Iterable[str], part: Part) -> frozenset[str]:
@@ -41,16 +45,59 @@ def _live(name: str, encoder: EncoderConfig, memory_layers: int) -> bool:
     return steps[1] == "final_norm" and memory_layers < encoder.num_layers
 
 
-def make_optimiser(
-    learning_rate: float, *, scale_by_parameter: bool = True, clip: float = 1.0
-) -> optax.GradientTransformation:
-    """Adafactor (Shazeer and Stern, 1804.04235) at a constant rate, without momentum, float32 statistics.
-
-    `scale_by_parameter` multiplies each update by the root mean square of its weights, T5's way, in which 1e-3 is a
-    usual rate; `clip` bounds the root mean square of an update before that.
-    """
-    return optax.adafactor(
-        learning_rate=learning_rate,
-        multiply_by_parameter_scale=scale_by_parameter,
-        clipping_threshold=clip,
+def is_live_output(name: str, config: ModelConfig) -> bool:
+    """Whether a tensor is what attention or feed-forward of a live layer adds to the stream with."""
+    parts = name.split(".")
+    return (
+        parts[:2] == ["encoder", "layers"]
+        and int(parts[2]) >= config.memory_layers
+        and ".".join(parts[3:-1]) in ("attention.o", "mlp.wo")
     )
+
+
+def make_schedule(learning_rate: float, *, warmup: int = 0, decay: int = 0, steps: int = 0) -> Schedule:
+    """The learning rate of a step (from 0): linear from 0 over `warmup` steps, constant, linear to 0 over the last
+    `decay` of `steps`."""
+
+    def rate(step: Any) -> Any:
+        rise = jnp.minimum(1.0, (step + 1) / (warmup + 1))
+        fall = jnp.clip((steps - step) / decay, 0.0, 1.0) if decay else 1.0
+        return learning_rate * jnp.minimum(rise, fall)
+
+    return rate
+
+
+def make_optimiser(
+    learning_rate: float | Schedule,
+    *,
+    name: OptimiserName = "adafactor",
+    encoder_rate: float = 1.0,
+    scale_by_parameter: bool = True,
+    clip: float = 1.0,
+) -> optax.GradientTransformation:
+    """Adafactor (Shazeer and Stern, 1804.04235) without momentum, or Adam (Kingma and Ba, 1412.6980); float32 state.
+
+    For Adafactor, `scale_by_parameter` multiplies each update by the root mean square of its weights, T5's way, in
+    which 1e-3 is a usual rate, and `clip` bounds the root mean square of an update before that. For Adam, `clip` bounds
+    the norm of the whole gradient. `encoder_rate` multiplies updates of weights whose name begins with "encoder.".
+    """
+    if name == "adam":
+        rule = optax.chain(
+            optax.clip_by_global_norm(clip), optax.scale_by_adam(b2=0.99), optax.scale_by_learning_rate(learning_rate)
+        )
+    else:
+        rule = optax.adafactor(
+            learning_rate=learning_rate,
+            multiply_by_parameter_scale=scale_by_parameter,
+            clipping_threshold=clip,
+        )
+    if encoder_rate == 1.0:
+        return rule
+
+    def scaled(updates: Any, state: Any, weights: Any = None) -> Any:
+        del weights
+        return {
+            key: update * encoder_rate if key.startswith("encoder.") else update for key, update in updates.items()
+        }, state
+
+    return optax.chain(rule, optax.GradientTransformation(lambda weights: optax.EmptyState(), scaled))

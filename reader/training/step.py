@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ... import UsageError
 from ..model import Decode, Params, Reader
-from .losses import LossSettings, Questions, Sums, Totals, question_losses, totals
+from .losses import LossSettings, Questions, Sums, Totals, question_losses, totals, weighted
 
 Weights = dict[str, jax.Array]
 
@@ -33,11 +33,12 @@ class TrainState(NamedTuple):
 
 
 class StepLosses(NamedTuple):
-    """Means over a step's batch, float32 scalars: the loss, its two parts (distillation unweighted), gradient norm."""
+    """Means over a step's batch, float32 scalars: the loss, its three parts unweighted, the gradient's norm."""
 
     loss: jax.Array
     cross_entropy: jax.Array
     distillation: jax.Array
+    ranking: jax.Array
     gradient_norm: jax.Array
 
 
@@ -119,15 +120,14 @@ class TrainStep:
             )
             return cast(Any, jax.tree.map(jnp.add, carried, (gradients, means))), None
 
-        nothing = (jax.tree.map(jnp.zeros_like, state.weights), Sums(jnp.float32(0), jnp.float32(0)))
+        nothing = (jax.tree.map(jnp.zeros_like, state.weights), Sums(*(jnp.float32(0),) * 3))
         numbers = jnp.arange(batch.tokens.shape[0])
         (gradients, means), _ = jax.lax.scan(part, nothing, (numbers, batch))
         updates, optimiser = self._optimiser.update(cast(Any, gradients), state.optimiser, cast(Any, state.weights))
         weights = optax.apply_updates(cast(Any, state.weights), updates)
         losses = StepLosses(
-            means.cross_entropy + self._settings.distillation_weight * means.distillation,
-            means.cross_entropy,
-            means.distillation,
+            weighted(means, self._settings),
+            *means,
             optax.tree.norm(gradients),
         )
         return TrainState(state.step + 1, cast(Weights, weights), optimiser), losses
@@ -145,8 +145,10 @@ class TrainStep:
             dropout_rate=self._dropout_rate,
             key=key if self._dropout_rate > 0 else None,
         )
-        means = Sums(sums.cross_entropy / whole.tokens, sums.distillation / whole.questions)
-        return means.cross_entropy + self._settings.distillation_weight * means.distillation, means
+        means = Sums(
+            sums.cross_entropy / whole.tokens, sums.distillation / whole.questions, sums.ranking / whole.questions
+        )
+        return weighted(means, self._settings), means
 
 
 def merged(reader: Reader, weights: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:

@@ -102,6 +102,7 @@ def run_steps(
         done = int(state.step)
     began = done
     log = TrainLog(run / LOG, after=done)
+    rate = config.schedule()
     questions = config.optimiser.batch * config.optimiser.accumulate
     with batches(done) as stream:
         while done < config.steps and not course.stopped:
@@ -118,7 +119,7 @@ def run_steps(
             row: dict[str, float | int] = {
                 "step": done,
                 **values,
-                "learning_rate": config.optimiser.learning_rate,
+                "learning_rate": float(rate(done - 1)),
                 "seconds": round(seconds, 4),
                 "questions_per_second": round(questions / seconds, 2),
             }

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from glimmer import DamageError, MismatchError, UsageError
+from glimmer.reader.training.batches import _drawn
 from glimmer.reader.training.checkpoints import Checkpoints, load_weights, save_weights
 from glimmer.reader.training.config import TrainConfig
 from glimmer.reader.training.log import COLUMNS, Scores, TrainLog, plot_log, read_log
 from glimmer.reader.training.mixture import CYCLE, Mixture
-from glimmer.reader.training.optimiser import make_optimiser
+from glimmer.reader.training.optimiser import OptimiserName, make_optimiser, make_schedule
 from glimmer.reader.training.step import TrainState
 from glimmer.reader.training.trainer import Course
 
@@ -93,6 +94,48 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, added: str, said: str)
     with pytest.raises(UsageError, match=said) as error:
         TrainConfig.from_toml(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("[data]\ncandidates = 4\nselect = 1\npool = 3", r"pool \(3\) must be 0 or at least candidates \(4\)"),
+        ("[optimiser]\nname = 'sgd'", "optimiser.name must be one of adafactor, adam"),
+        ("[losses]\nranking_weight = -1", "must not be negative"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, added: str, said: str) -> None:
+    (tmp_path / "run.toml").write_text(f"{SMALLEST}{added}\n")
+    with pytest.raises(UsageError, match=said):
+        TrainConfig.from_toml(tmp_path / "run.toml")
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    rate = make_schedule(2.0, warmup=3, decay=4, steps=20)
+    assert [float(rate(step)) for step in range(4)] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert [float(rate(step)) for step in (15, 16, 17, 19, 20)] == pytest.approx([2.0, 2.0, 1.5, 0.5, 0.0])
+    assert float(make_schedule(2.0)(10_000)) == 2.0
+
+
+@pytest.mark.parametrize("name", ["adafactor", "adam"])
+def test_the_encoders_rate_is_its_own(name: OptimiserName) -> None:
+    weights = {"decoder.a": jnp.ones((4, 4)), "encoder.layers.1.a": jnp.ones((4, 4))}
+    gradients = {key: jnp.full((4, 4), 0.01) for key in weights}
+    rule = make_optimiser(1e-2, name=name, encoder_rate=0.25)
+    updates, _ = rule.update(gradients, rule.init(weights), weights)
+    assert float(updates["decoder.a"].mean()) < 0
+    np.testing.assert_allclose(updates["encoder.layers.1.a"], 0.25 * updates["decoder.a"], rtol=1e-6)
+
+
+def test_a_batch_draws_from_the_pool_and_keeps_gold() -> None:
+    gold = np.zeros(20, bool)
+    gold[[3, 11]] = True
+    drawn = [_drawn(gold, 4, np.random.default_rng(seed)) for seed in range(200)]
+    assert all(len(places) == 4 and {3, 11} <= set(places.tolist()) for places in drawn)
+    assert {place for places in drawn for place in places.tolist()} == set(range(20))
+    assert _drawn(gold, 20, np.random.default_rng(0)).tolist() == list(range(20))
+    everything = _drawn(np.ones(6, bool), 4, np.random.default_rng(0))
+    assert len(everything) == 2  # gold has at most half the places
 
 
 def some_state(step: int) -> TrainState:

@@ -25,6 +25,7 @@ from glimmer.reader.training.losses import (
     distillation,
     passage_log_likelihood,
     question_losses,
+    ranking,
     totals,
 )
 from glimmer.reader.training.step import merged
@@ -59,6 +60,20 @@ def live_a(reader: Reader, params: Params, questions: Questions) -> tuple[Candid
 def softmax(values: np.ndarray) -> np.ndarray:
     powers = np.exp(values - values.max())
     return np.asarray(powers / powers.sum())
+
+
+def test_ranking_is_the_share_that_gold_passages_have_of_the_scores() -> None:
+    draw = np.random.default_rng(0)
+    scores = draw.normal(size=(4, 4))
+    present = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+    gold = np.array([[0, 1, 0, 1], [1, 0, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0]], bool)
+    settings = LossSettings(score_temperature=0.5)
+    wanted = [
+        -np.log(softmax(scores[row][present[row]] / 0.5)[gold[row][present[row]]].sum()) if row < 2 else 0.0
+        for row in range(4)
+    ]
+    found = ranking(jnp.asarray(scores), jnp.asarray(gold), jnp.asarray(present), settings)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("target_temperature", "score_temperature"), [(0.1, 1.0), (0.01, 0.01), (1.0, 2.0)])

@@ -1,0 +1,40 @@
+"""`glimmer tasks`."""
+
+from __future__ import annotations
+
+import click
+
+from ..progress import TerminalProgress
+from ..tables import grid
+from ..tasks import make_tasks
+from .options import json_option, memory_argument, print_json, version_option
+
+
+@click.command()
+@memory_argument
+@click.option("--output", required=True, type=click.Path(), help="Directory to make, one KILT file a task.")
+@version_option
+@click.option(
+    "--per-passage", default=3, show_default=True, type=click.IntRange(min=1), help="Cloze questions tried a passage."
+)
+@click.option("--seed", default=0, show_default=True, help="The same seed and passages give the same files.")
+@json_option
+def tasks(memory: str, output: str, version: int | None, per_passage: int, seed: int, as_json: bool) -> None:
+    """Make training questions out of a memory's own text.
+
+    Writes KILT files with provenance: cloze questions, descriptions, titles, slots (`entity [SEP] relation`), true and
+    false claims, and spans to copy. `glimmer train` mixes them with human questions.
+
+    \b
+    Example:
+      glimmer tasks wiki.memory --output tasks
+    """
+    with TerminalProgress() as progress:
+        result = make_tasks(
+            memory=memory, output=output, version=version, per_passage=per_passage, seed=seed, progress=progress
+        )
+    if as_json:
+        print_json(result.to_json())
+        return
+    rows = [(name, result.questions[name], str(path)) for name, path in result.files.items()]
+    click.echo(grid(("task", "questions", "file"), rows))

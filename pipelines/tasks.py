@@ -1,0 +1,160 @@
+"""Training questions out of a memory's own text: one KILT file a kind, for `glimmer train`.
+
+Every live passage is read once; from each as many questions are made as asked for, where its text allows. The files are
+what `reader.training.cloze` makes of them, in KILT's format with provenance, and follow from the memory's content and
+the seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, TextIO
+
+from .. import UsageError
+from ..reader.training import cloze
+from ..reader.training.cloze import Made
+from ..reader.training.spans import Gazetteer, Kind, spans
+from ..storage.files import TEMPORARY_PREFIX, make_directories, storage_error
+from ..storage.memory import Memory
+from ..storage.passage import Passage
+from .progress import Progress, Quiet
+
+TASKS = ("cloze", "description", "title", "slot", "claim", "copy")
+_OTHERS = 5000  # spans that false claims choose from
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksResult:
+    """What was made: `files` and `questions` by task (a task without questions has no file), of `passages` read."""
+
+    output: Path
+    files: Mapping[str, Path]
+    questions: Mapping[str, int]
+    passages: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {
+            "output": str(self.output),
+            "files": {name: str(path) for name, path in self.files.items()},
+            "questions": dict(self.questions),
+            "passages": self.passages,
+        }
+
+
+def make_tasks(
+    *,
+    memory: str | Path,
+    output: str | Path,
+    version: int | None = None,
+    per_passage: int = 3,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> TasksResult:
+    """Writes `output`/<task>.jsonl from a memory's passages.
+
+    Args:
+        memory: its directory.
+        output: directory to make; must not exist, or be empty.
+        version: of the memory; None is the newest.
+        per_passage: cloze questions tried a passage; of every other kind one.
+        seed: the same seed and content give the same files.
+        progress: hears how far it is.
+
+    Raises UsageError for an output in use, StorageError where nothing can be written, and what opening a memory raises.
+    """
+    progress = progress or Quiet()
+    if per_passage < 1:
+        raise UsageError(f"at least one question a passage must be made, not {per_passage}")
+    target = Path(output)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} exists and is not empty; remove it or choose another output")
+    opened = Memory.open(Path(memory), version)
+    make_directories(target)
+    gazetteer, others = _learnt(opened, Random(seed))
+    progress.stage("make questions", total=opened.passages, unit="passages")
+    counts: Counter[str] = Counter()
+    files: dict[str, TextIO] = {}
+    try:
+        for name in TASKS:
+            files[name] = (target / f"{TEMPORARY_PREFIX}{name}.jsonl").open("w", encoding="utf-8")
+        done = 0
+        for _, passages in opened.scan_texts():
+            for passage in passages:
+                # Its own generator a passage: what is made of it does not depend on the order they are read in.
+                rng = Random(f"{seed} {passage.passage_id}")
+                for made in dict.fromkeys(_made(passage, gazetteer, others, per_passage, rng)):
+                    counts[made.task] += 1
+                    files[made.task].write(_record(made, passage, f"{made.task}-{counts[made.task]}"))
+            done += len(passages)
+            progress.at(done)
+        for name, file in files.items():
+            file.close()
+            if counts[name]:
+                os.replace(file.name, target / f"{name}.jsonl")
+            else:
+                os.unlink(file.name)
+    except OSError as error:
+        raise storage_error(target, error) or error from None
+    finally:
+        for file in files.values():
+            file.close()
+    progress.done()
+    kept = {name: target / f"{name}.jsonl" for name in TASKS if counts[name]}
+    return TasksResult(
+        output=target, files=kept, questions={name: counts[name] for name in kept}, passages=opened.passages
+    )
+
+
+def _learnt(memory: Memory, rng: Random) -> tuple[Gazetteer, list[tuple[Kind, str]]]:
+    """What names are, from the articles' first sentences, and spans from all over for false claims."""
+    firsts: list[tuple[str, str]] = []
+    texts: list[str] = []
+    for _, passages in memory.scan_texts():
+        firsts += ((passage.title, passage.text) for passage in passages if _first(passage))
+        texts += (passage.text for passage in passages)
+    gazetteer = Gazetteer.of(firsts)
+    rng.shuffle(texts)
+    others: list[tuple[Kind, str]] = [
+        (span.kind, text[span.start : span.end])
+        for text in texts[:_OTHERS]
+        for span in spans(text, gazetteer)[:4]
+        if span.kind != "phrase"
+    ]
+    return gazetteer, others[:_OTHERS]
+
+
+def _made(
+    passage: Passage, gazetteer: Gazetteer, others: list[tuple[Kind, str]], per_passage: int, rng: Random
+) -> list[Made]:
+    title, text = passage.title, passage.text
+    tried = [cloze.cloze(title, text, gazetteer, rng) for _ in range(per_passage)]
+    tried.append(cloze.copying(text, rng))
+    tried.append(cloze.claim(title, text, gazetteer, others, rng))
+    if _first(passage):
+        tried += (make(title, text, rng) for make in (cloze.description, cloze.title_of, cloze.slot))
+    return [made for made in tried if made is not None and made.answer.strip()]
+
+
+def _first(passage: Passage) -> bool:
+    """Whether an article begins here (in KILT's format paragraph 0 is the title)."""
+    return passage.start_paragraph_id <= 1 and passage.start_character == 0
+
+
+def _record(made: Made, passage: Passage, name: str) -> str:
+    page = {
+        "wikipedia_id": passage.article_id,
+        "title": passage.title,
+        "start_paragraph_id": passage.start_paragraph_id,
+        "start_character": passage.start_character,
+        "end_paragraph_id": passage.end_paragraph_id,
+        "end_character": passage.end_character,
+    }
+    output = [{"answer": made.answer, "provenance": [page]}]
+    return json.dumps({"id": name, "input": made.question, "output": output}, ensure_ascii=False) + "\n"
