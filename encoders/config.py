@@ -51,8 +51,9 @@ class Section:
             self.fail(f"must be between {least} and {most}, not {value}", key)
         return value
 
-    def number(self, key: str, *, above: float, most: float) -> float:
-        value = self.take(key)
+    def number(self, key: str, *, above: float, most: float, default: float | None = None) -> float:
+        """`default` stands for a key that files of an earlier release do not have."""
+        value = default if default is not None and key not in self._left else self.take(key)
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             self.fail(f"must be a number, not {value!r:.40}", key)
         if not above < value <= most:

@@ -283,6 +283,7 @@ def _start(loaded: LoadedModel, run: TrainConfig) -> tuple[ModelConfig, dict[str
             start_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
+            embedding_scale=round(float(np.std(loaded.tensors["encoder.embedding"].astype(np.float32))) ** -1, 4),
         )
         # Through the parser, which knows what each number may be.
         config = replace(config, decoder=DecoderConfig.from_json(decoder.to_json(), "[decoder]").to_json())

@@ -24,8 +24,9 @@ class DecoderConfig:
     cross-attention). `cross_every` = n gives only layers n, 2n, ... (counted from one) cross-attention: FiDO's
     layer-sparse cross-attention; 1 is T5. `shared_embedding` reads tokens through the encoder's word embeddings,
     `tied_head` also writes them through the same table (then there is no `lm_head`); `head_scale` multiplies the last
-    hidden state before the head (T5 1.0, tied, used d_model**-0.5; 1.0 elsewhere). `start_id`, `eos_id` and `pad_id`
-    are token ids: what decoding begins from, what ends an answer, what follows it.
+    hidden state before the head (T5 1.0, tied, used d_model**-0.5; 1.0 elsewhere), `embedding_scale` what enters: T5's
+    word embeddings are about 1 a dimension; BERT's are far smaller, and layers would drown them. `start_id`, `eos_id`
+    and `pad_id` are token ids: what decoding begins from, what ends an answer, what follows it.
     """
 
     vocab_size: int
@@ -43,6 +44,7 @@ class DecoderConfig:
     shared_embedding: bool = True
     tied_head: bool = False
     head_scale: float = 1.0
+    embedding_scale: float = 1.0
     start_id: int = 0
     eos_id: int = 1
     pad_id: int = 0
@@ -113,6 +115,7 @@ class DecoderConfig:
         ids = {key: section.integer(key, least=0, most=1 << 24) for key in ("start_id", "eos_id", "pad_id")}
         eps = section.number("layer_norm_eps", above=0.0, most=1.0)
         scale = section.number("head_scale", above=0.0, most=1e6)
+        embedding_scale = section.number("embedding_scale", above=0.0, most=1e6, default=1.0)
         section.end()
         try:
             return cls(
@@ -125,6 +128,7 @@ class DecoderConfig:
                 tied_head=flags["tied_head"],
                 layer_norm_eps=eps,
                 head_scale=scale,
+                embedding_scale=embedding_scale,
             )
         except ModelError as error:
             raise ModelError(f"{where}: {error}") from None

@@ -294,7 +294,7 @@ class Decoder(nnx.Module):
         return table
 
     def _embed(self, tokens: jax.Array, table: jax.Array | None) -> jax.Array:
-        return self._table(table)[tokens].astype(jnp.float32)
+        return self._table(table)[tokens].astype(jnp.float32) * self.config.embedding_scale
 
     def _project(self, memory: jax.Array) -> jax.Array:
         # One cast here, or every layer's two projections would each read the float32 stream and cast it again.
