@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from glimmer.pipelines.answer import answer
 from glimmer.pipelines.cli import glimmer
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.index import open_index
-from glimmer.pipelines.train import train
+from glimmer.pipelines.train import _start, train
 from glimmer.reader.candidates import CandidateFinder
 from glimmer.reader.queries import open_queries
 from glimmer.reader.training.config import (
@@ -266,6 +267,44 @@ def test_a_decoder_from_scratch_and_the_memory_encoder_can_be_trained_too(
     before, after = load_model(bare), load_model(config.output)
     assert after.config.decoder is not None
     assert after.fingerprint != before.fingerprint
+
+
+def test_a_fresh_decoder_reads_word_embeddings_of_about_one_a_dimension(
+    world: Path, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    bare = tiny_model(tmp_path / "bare", with_decoder=False)
+    fresh = FreshDecoder(layers=2, d_ff=16, num_heads=2, d_kv=8, kv_heads=2)
+    config, tensors = _start(load_model(bare), config_of(world, "fresh", decoder=fresh))
+    assert config.decoder is not None
+    assert tensors["encoder.embedding"].std() * config.decoder["embedding_scale"] == pytest.approx(1.0, rel=1e-3)
+    assert "decoder.layers.1.mlp.wo.kernel" in tensors
+    assert "reranker.score.kernel" in tensors
+
+
+def test_a_decoder_may_come_from_another_model(world: Path, tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    bare = load_model(tiny_model(tmp_path / "bare", with_decoder=False))
+    taken = config_of(world, "taken", decoder_from=str(world / "model"))
+    config, tensors = _start(bare, taken)
+    other = load_model(world / "model")
+    assert config.decoder == other.config.decoder
+    for name in tensors:
+        source = other if name.startswith("decoder.") else bare
+        if not name.startswith("reranker."):
+            np.testing.assert_array_equal(tensors[name], source.tensors[name])
+    with pytest.raises(UsageError, match="exclude each other"):
+        replace(taken, decoder=FreshDecoder(layers=1, d_ff=8, num_heads=1, d_kv=8, kv_heads=1))
+
+
+def test_live_layers_may_begin_quieter(world: Path) -> None:
+    loaded = load_model(world / "model")
+    _, tensors = _start(loaded, config_of(world, "quiet", live_scale=0.5))
+    scaled = {name for name in tensors if not np.array_equal(tensors[name], loaded.tensors[name])}
+    wanted = {name for name in tensors if re.fullmatch(r"encoder\.layers\.[12]\.(attention\.o|mlp\.wo)\.kernel", name)}
+    assert wanted <= scaled
+    assert all(name.rsplit(".", 1)[0] in {one.rsplit(".", 1)[0] for one in wanted} for name in scaled)
+    np.testing.assert_allclose(
+        tensors["encoder.layers.2.mlp.wo.kernel"], 0.5 * loaded.tensors["encoder.layers.2.mlp.wo.kernel"]
+    )
 
 
 def test_the_command_explains_itself_and_names_what_is_wrong_in_a_file(tmp_path: Path) -> None:
