@@ -355,7 +355,7 @@ def _settings(
     for name in ("model", "memory", "run", "output", "steps", "tasks", "evaluation", "checkpoints", "memory_version"):
         del kept[name]
     if config.decoder_from is not None:
-        kept["decoder_from"] = sha256_file(load_model(config.decoder_from).path / WEIGHTS)[0]
+        kept["decoder_from"] = sha256_file(Path(config.decoder_from) / WEIGHTS)[0]
     evaluation = None
     if dev is not None and config.evaluation is not None:
         evaluation = {**asdict(config.evaluation), "file": sha256_file(dev.path)[0]}

@@ -120,10 +120,8 @@ def distillation(scores: jax.Array, target: jax.Array, present: jax.Array, setti
     `scores` float32 [B,m] of the re-ranker; `target` float32 [B,m], log-likelihoods, taken without gradient; `present`
     bool [B,m]. A question without a passage has 0.
     """
-    student = jnp.where(present, scores, 0.0) / settings.score_temperature
-    teacher = jnp.where(present, jax.lax.stop_gradient(target), 0.0) / settings.target_temperature
-    student = jax.nn.log_softmax(jnp.where(present, student, _ABSENT), axis=-1)
-    teacher = jax.nn.log_softmax(jnp.where(present, teacher, _ABSENT), axis=-1)
+    student = _log_shares(scores, settings.score_temperature, present)
+    teacher = _log_shares(jax.lax.stop_gradient(target), settings.target_temperature, present)
     terms = jnp.exp(teacher) * (teacher - student)
     return jnp.where(present, terms, 0.0).sum(axis=-1)
 
@@ -133,11 +131,16 @@ def ranking(scores: jax.Array, gold: jax.Array, present: jax.Array, settings: Lo
 
     `scores` float32 [B,m]; `gold` and `present` bool [B,m]. A question without a gold passage has 0.
     """
-    logits = jnp.where(present, scores, 0.0) / settings.score_temperature
-    log_shares = jax.nn.log_softmax(jnp.where(present, logits, _ABSENT), axis=-1)
+    log_shares = _log_shares(scores, settings.score_temperature, present)
     known = gold & present
     share = jax.nn.logsumexp(jnp.where(known, log_shares, _ABSENT), axis=-1)
     return jnp.where(known.any(axis=-1), -share, 0.0)
+
+
+def _log_shares(values: jax.Array, temperature: float, present: jax.Array) -> jax.Array:
+    """log softmax(values / temperature) over present passages [B,m]; what absent ones hold, -inf too, is ignored."""
+    scaled = jnp.where(present, values, 0.0) / temperature
+    return jax.nn.log_softmax(jnp.where(present, scaled, _ABSENT), axis=-1)
 
 
 def passage_log_likelihood(

@@ -47,11 +47,11 @@ def _live(name: str, encoder: EncoderConfig, memory_layers: int) -> bool:
 
 def is_live_output(name: str, config: ModelConfig) -> bool:
     """Whether a tensor is what attention or feed-forward of a live layer adds to the stream with."""
-    parts = name.split(".")
+    part = ".".join(name.split(".")[3:-1])
     return (
-        parts[:2] == ["encoder", "layers"]
-        and int(parts[2]) >= config.memory_layers
-        and ".".join(parts[3:-1]) in ("attention.o", "mlp.wo")
+        part in ("attention.o", "mlp.wo")
+        and name.startswith("encoder.layers.")
+        and (_live(name, config.encoder, config.memory_layers))
     )
 
 
