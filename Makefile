@@ -8,7 +8,7 @@ ROOMS  := pipelines encoders storage reader
 .PHONY: help demo test test-slow test-all lint types format bench clean
 
 help:
-	@echo "make demo        encode 10,033 Wikipedia lead sections with MiniLM and look things up (minutes)"
+	@echo "make demo        encode 10,033 Wikipedia lead sections and answer questions from them (minutes)"
 	@echo "make test        the quick tests"
 	@echo "make test-slow   the slow ones: whole jobs, real kills, faults"
 	@echo "make lint        ruff and mypy"

@@ -44,7 +44,10 @@ setup(
     python_requires=">=3.11",
     package_dir={"glimmer": "."},
     packages=["glimmer", *PACKAGES],
-    package_data={"glimmer.pipelines": ["templates/*"], "glimmer.encoders": ["builtin/*"]},
+    package_data={
+        "glimmer.pipelines": ["templates/*", "demo_questions.jsonl"],
+        "glimmer.encoders": ["builtin/sample/*"],
+    },
     cmdclass={"build_py": BuildRooms},
     install_requires=[
         "apache-beam>=2.77,<3",

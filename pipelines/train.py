@@ -28,12 +28,11 @@ from ..encoders.config import ModelConfig
 from ..encoders.models import WEIGHTS, LoadedModel, load_model, model_card, save_model
 from ..reader.candidates import CandidateFinder
 from ..reader.config import DecoderConfig, ReaderConfig
-from ..reader.kilt import read_guess
 from ..reader.model import Reader
 from ..reader.queries import QueryFile, open_queries
 from ..reader.training.batches import BatchSource
 from ..reader.training.config import TrainConfig
-from ..reader.training.examples import Example, ExampleSettings, TaskCounts, gold_positions, load_examples
+from ..reader.training.examples import Example, ExampleSettings, TaskCounts, load_examples
 from ..reader.training.log import Scores, plot_log
 from ..reader.training.losses import Questions
 from ..reader.training.mixture import CYCLE, Mixture
@@ -43,7 +42,7 @@ from ..reader.training.trainer import LOG, PLOT, Finished, run_steps
 from ..storage.files import make_directories, sha256_file, storage_error
 from ..storage.memory import Memory
 from .answer import answer
-from .answer_report import evaluate_answers
+from .answer_quality import AnswerQuality
 from .index import open_index
 from .jobs import Encoding
 from .prefetch import prefetched
@@ -210,10 +209,7 @@ class _Judge:
         self._config, self._evaluation = config, config.evaluation
         self._dev, self._memory, self._model = dev, memory, model
         self._tensors, self._loaded = tensors, loaded
-        self._gold = [set(gold) for _, gold in gold_positions(memory, dev)]
-        first = CandidateFinder(limit=1, index=open_index(memory), brought=None).find(list(dev))
-        hits = [bool(gold & set(each.positions.tolist())) for gold, each in zip(self._gold, first, strict=True)]
-        self._recall_before = float(np.mean(hits))
+        self._quality = AnswerQuality(memory, dev)
 
     def __call__(self, weights: Mapping[str, Any]) -> Scores:
         place = Path(self._config.run) / "evaluation"
@@ -231,25 +227,13 @@ class _Judge:
             candidates=self._evaluation.candidates,
             select=self._evaluation.select,
             max_answer_tokens=self._evaluation.max_answer_tokens,
+            grounded=self._evaluation.grounded,
             candidates_from="retrieval",
             precision=self._config.optimiser.precision,
         )
-        scores = evaluate_answers(self._dev, predictions)
-        assert scores is not None
-        firsts = [
-            next((page.passage_id for page in record.outputs[0].provenance or ()), None)
-            for record in read_guess(predictions)
-        ]
-        known = [first for first in firsts if first is not None]
-        located = dict(zip(known, self._memory.locate(known).tolist(), strict=True)) if known else {}
-        hits = [located.get(first or "", -1) in gold for first, gold in zip(firsts, self._gold, strict=True)]
+        scores = self._quality(predictions)
         shutil.rmtree(place)
-        return Scores(
-            em=scores.metrics["em"],
-            f1=scores.metrics["f1"],
-            recall1_before=self._recall_before,
-            recall1_after=float(np.mean(hits)),
-        )
+        return scores
 
 
 def _start(loaded: LoadedModel, run: TrainConfig) -> tuple[ModelConfig, dict[str, npt.NDArray[Any]]]:
@@ -326,6 +310,7 @@ def _examples(
     finder = CandidateFinder(limit=max(candidates, config.data.pool), index=index, brought=None)
     settings = ExampleSettings(
         candidates=max(candidates, config.data.pool),
+        passage_tokens=config.data.passage_tokens,
         question_tokens=config.data.question_tokens,
         answer_tokens=config.data.answer_tokens,
         gold=config.data.gold,

@@ -80,6 +80,17 @@ class DecoderAttention(nnx.Module):
         mixed = attend(q, k, v, bias, dtype=dtype, dropout_rate=dropout_rate, key=key)
         return self.o(merge_heads(mixed), dtype=dtype, out_dtype=jnp.float32)
 
+    def log_weights(
+        self, x: jax.Array, source: jax.Array, bias: jax.Array, *, heads: int, dtype: DTypeLike
+    ) -> jax.Array:
+        """What the first `heads` heads attend to, without dropout: natural logarithm, float32 [B,heads,T,S]."""
+        size = self.q.kernel.shape[1] // self.heads
+        own = min(heads, self.kv_heads)
+        q = split_heads(contract("btd,dh->bth", x, self.q.kernel[...][:, : heads * size], dtype=dtype), heads)
+        k = split_heads(contract("bsd,dh->bsh", source, self.k.kernel[...][:, : own * size], dtype=dtype), own)
+        k = jnp.broadcast_to(k, (*k.shape[:2], heads, size))
+        return jax.nn.log_softmax(contract("bthd,bshd->bhts", q, k, dtype=dtype) + bias, axis=-1)
+
     def transposed(self, source: jax.Array, *, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
         """source [B,M,D] -> keys and values [B,Hkv,Dh,M] in `dtype`."""
 
@@ -204,6 +215,20 @@ class Decoder(nnx.Module):
 
         `tokens` int32 [B,T] (start token first), `memory` [B,M,Denc] with `mask` bool [B,M]; `key` turns dropout on.
         """
+        return self.watched_logits(tokens, memory, mask, table, watched=0, dropout_rate=dropout_rate, key=key)[0]
+
+    def watched_logits(
+        self,
+        tokens: jax.Array,
+        memory: jax.Array,
+        mask: jax.Array,
+        table: jax.Array | None,
+        *,
+        watched: int,
+        dropout_rate: float = 0.0,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """`logits`, and `DecoderAttention.log_weights` of the first `watched` heads of every cross-attention layer."""
         length = tokens.shape[1]
         places = jnp.arange(length, dtype=jnp.int32)
         distance = places[None, :] - places[:, None]
@@ -211,6 +236,7 @@ class Decoder(nnx.Module):
         within = (self._relative(distance) + causal,)
         across = (mask_bias(mask),)
         source = self._project(memory)
+        seen: list[jax.Array] = []
         hidden = dropout(self._embed(tokens, table), dropout_rate, layer_key(key, self.config.num_layers))
         for number, layer in enumerate(self.layers):
             own = layer_key(key, number)
@@ -225,9 +251,12 @@ class Decoder(nnx.Module):
                     normed, source, across, dtype=self.dtype, dropout_rate=dropout_rate, key=layer_key(own, 2)
                 )
                 hidden = hidden + dropout(update, dropout_rate, layer_key(own, 3))
+                if watched:
+                    attention = layer.cross_attention
+                    seen.append(attention.log_weights(normed, source, across[0], heads=watched, dtype=self.dtype))
             hidden = layer.feed_forward(hidden, dtype=self.dtype, dropout_rate=dropout_rate, key=own)
         last = layer_key(key, self.config.num_layers + 1)
-        return self._head(dropout(self.final_norm(hidden), dropout_rate, last), table)
+        return self._head(dropout(self.final_norm(hidden), dropout_rate, last), table), tuple(seen)
 
     def cross(self, memory: jax.Array, mask: jax.Array) -> CrossMemory:
         """The passages' keys and values, once per question: memory [B,M,Denc], mask bool [B,M]."""

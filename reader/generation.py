@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from .. import UsageError
 from .decoder import AnswerCache, CrossMemory, Decoder
-from .grounded import Grounding, advance, allowed, first_matches
+from .grounded import Grounding, advance, allowed, first_matches, may_end
 from .live_encoder import take_rows
 
 NO_ANSWER = -1e9  # score of an answer that was not found; far below any real one, and finite
@@ -104,9 +104,9 @@ def _permitted(
         log_probs = jnp.where(ban, -jnp.inf, log_probs)
     if ground is not None and matches is not None:
         may = allowed(ground, matches, log_probs.shape[-1])
-        # The end needs one token before it, unless the passages have none to offer.
-        may_end = (step > 0) | ~may.any(axis=-1)
-        log_probs = jnp.where(may.at[..., eos].set(may_end), log_probs, -jnp.inf)
+        # The end needs a whole word before it, unless the passages have none to offer.
+        end = ((step > 0) & may_end(ground, matches)) | ~may.any(axis=-1)
+        log_probs = jnp.where(may.at[..., eos].set(end), log_probs, -jnp.inf)
     return log_probs
 
 

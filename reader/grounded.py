@@ -2,7 +2,8 @@
 
 The state is one bit per passage position: could the next token of this answer be the one that stands there? At first
 every position qualifies; after each token only the positions that follow a match. The tokens at the qualifying
-positions are the ones the decoder may write, and the end of the answer once it has one token. Everything is fixed-shape
+positions are the ones the decoder may write, and the end of the answer once it has one token and a word is complete.
+Everything is fixed-shape
 and runs inside the decoding loop, for greedy and beam search alike. Passages and answer must be in one vocabulary.
 """
 
@@ -16,15 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import MismatchError
+from ..encoders.tokenizers import WordParts
 from .config import ReaderConfig
 from .live_encoder import take_rows
 
 
 class Grounding(NamedTuple):
-    """What answers may be taken from: `tokens` int32 [B,k,L] and `usable` bool [B,k,L] (padding and specials False)."""
+    """What answers may be taken from; L is one place more than the passages' width, which no token ever takes.
+
+    `tokens` int32 [B,k,L]; `usable` bool [B,k,L] (padding and specials False); `inside` bool [B,k,L]: this place goes
+    on with the word of the place before, so that an answer may neither begin here nor end just before.
+    """
 
     tokens: jax.Array
     usable: jax.Array
+    inside: jax.Array
 
 
 def check_groundable(config: ReaderConfig) -> None:
@@ -37,31 +44,42 @@ def check_groundable(config: ReaderConfig) -> None:
 
 
 def grounding(
-    tokens: jax.Array, lengths: jax.Array, *, specials: Sequence[int], chosen: jax.Array | None = None
+    tokens: jax.Array,
+    lengths: jax.Array,
+    *,
+    specials: Sequence[int],
+    words: WordParts | None = None,
+    chosen: jax.Array | None = None,
 ) -> Grounding:
     """Passages as the decoding loop wants them.
 
     `tokens` int32 [B,m,L] (what the encoder read), `lengths` int32 [B,m]; `specials` are token ids that never belong to
-    an answer (end of text, [CLS], unknown); `chosen` int32 [B,k] keeps the selected candidates only.
+    an answer (end of text, [CLS], unknown); `words` tells where words begin (None: everywhere); `chosen` int32 [B,k]
+    keeps the selected candidates only.
     """
     if chosen is not None:
         tokens, lengths = take_rows(tokens, chosen), take_rows(lengths, chosen)
+    tokens = jnp.pad(tokens, ((0, 0), (0, 0), (0, 1)))
     usable = jnp.arange(tokens.shape[2]) < lengths[:, :, None]
     for special in sorted(set(specials)):
         usable &= tokens != special
-    return Grounding(tokens, usable)
+    inside = jnp.zeros_like(usable)
+    if words is not None:
+        before = jnp.pad(jnp.asarray(words.may_go_on)[tokens] & usable, ((0, 0), (0, 0), (1, 0)))[..., :-1]
+        inside = usable & jnp.asarray(words.goes_on)[tokens] & before
+    return Grounding(tokens, usable, inside)
 
 
 def first_matches(ground: Grounding, rows: int) -> jax.Array:
     """The state before the first token, for `rows` answers a question: bool [B,N,k,L]."""
     batch, passages, length = ground.usable.shape
-    return jnp.broadcast_to(ground.usable[:, None], (batch, rows, passages, length))
+    return jnp.broadcast_to((ground.usable & ~ground.inside)[:, None], (batch, rows, passages, length))
 
 
 def allowed(ground: Grounding, matches: jax.Array, vocabulary: int) -> jax.Array:
     """Which tokens may come next: matches bool [B,N,k,L] -> bool [B,N,V]."""
     batch, rows = matches.shape[:2]
-    flat = matches.reshape(batch, rows, -1)
+    flat = (matches & ground.usable[:, None]).reshape(batch, rows, -1)
     tokens = jnp.broadcast_to(ground.tokens.reshape(batch, 1, -1), flat.shape)
     target = jnp.where(flat, tokens, vocabulary)  # one past the end: dropped
     question = jnp.arange(batch)[:, None, None]
@@ -69,11 +87,15 @@ def allowed(ground: Grounding, matches: jax.Array, vocabulary: int) -> jax.Array
     return jnp.zeros((batch, rows, vocabulary), bool).at[question, row, target].set(True, mode="drop")
 
 
+def may_end(ground: Grounding, matches: jax.Array) -> jax.Array:
+    """Whether the answer so far ends with a word somewhere: matches bool [B,N,k,L] after a token -> bool [B,N]."""
+    return (matches & ~ground.inside[:, None]).any(axis=(2, 3))
+
+
 def advance(ground: Grounding, matches: jax.Array, tokens: jax.Array) -> jax.Array:
-    """The state after writing tokens int32 [B,N]: positions that follow a matched occurrence of them."""
-    hit = matches & (ground.tokens[:, None] == tokens[:, :, None, None])
-    shifted = jnp.pad(hit[..., :-1], ((0, 0), (0, 0), (0, 0), (1, 0)))
-    return shifted & ground.usable[:, None]
+    """The state after writing tokens int32 [B,N]: places that follow a matched occurrence of them."""
+    hit = matches & ground.usable[:, None] & (ground.tokens[:, None] == tokens[:, :, None, None])
+    return jnp.pad(hit[..., :-1], ((0, 0), (0, 0), (0, 0), (1, 0)))
 
 
 def find_spans(answer: np.ndarray, passages: Sequence[np.ndarray]) -> list[tuple[int, int]]:

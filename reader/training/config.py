@@ -109,7 +109,8 @@ class OptimiserConfig:
 class EvaluationConfig:
     """Answering a dev `file` every so many steps, the way `glimmer answer` does, from retrieved candidates.
 
-    `candidates` (m) and `select` (k) are evaluation's own. Training stops after `patience` evaluations in a row without
+    `candidates` (m) and `select` (k) are evaluation's own; `grounded` allows only answers that stand in the passages.
+    Training stops after `patience` evaluations in a row without
     a better exact match; 0 never stops early. The weights of the best evaluation are what the run ends with.
     """
 
@@ -118,6 +119,7 @@ class EvaluationConfig:
     candidates: int = 40
     select: int = 5
     max_answer_tokens: int = 32
+    grounded: bool = False
     patience: int = 0
 
     def __post_init__(self) -> None:

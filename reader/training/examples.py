@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ class Example:
         answers: int32 [t] each, tokens with the decoder's end of answer; one is drawn each time.
         positions: int64 [c], its candidates in the memory, at least one.
         gold: bool [c], which of them are gold.
+        places: int32 [s, 2] for each answer: where it stands in gold passages, token for token, as (candidate, place of
+            its first token).
         weight: how much it counts.
     """
 
@@ -43,6 +45,7 @@ class Example:
     answers: tuple[npt.NDArray[np.int32], ...]
     positions: npt.NDArray[np.int64]
     gold: npt.NDArray[np.bool_]
+    places: tuple[npt.NDArray[np.int32], ...]
     weight: float
 
 
@@ -73,6 +76,7 @@ class ExampleSettings:
 
     Attributes:
         candidates: passages of an example (m).
+        passage_tokens: passages are read so far; 0 reads them whole. An answer beyond does not count as held.
         question_tokens, answer_tokens: the longest that are trained on, special tokens included.
         gold: put the gold passages among the candidates where retrieval missed them, at most half of them.
         irrelevant_weight: what questions without a relevant candidate count; 0 drops them.
@@ -80,6 +84,7 @@ class ExampleSettings:
     """
 
     candidates: int
+    passage_tokens: int
     question_tokens: int
     answer_tokens: int
     gold: bool
@@ -108,7 +113,7 @@ def load_examples(
     """
     examples: list[Example] = []
     counts = TaskCounts()
-    texts: dict[int, str] = {}  # of one group or more: questions over a small corpus share their candidates
+    texts: dict[int, _Text] = {}  # of one group or more: questions over a small corpus share their candidates
     for group in _groups(gold_positions(memory, queries), _AT_ONCE):
         questions = [query for query, _ in group]
         tokens = model.question_tokens([query.question for query in questions])
@@ -118,14 +123,15 @@ def load_examples(
         unseen = np.array([position for position in wanted.tolist() if position not in texts], np.int64)
         if len(texts) + len(unseen) > _TEXTS_KEPT:
             texts, unseen = {}, wanted
-        texts |= zip(unseen.tolist(), _texts(memory, unseen), strict=True)
+        texts |= zip(unseen.tolist(), _texts(memory, unseen, settings.passage_tokens), strict=True)
         for (query, gold), ids, each in zip(group, tokens, found, strict=True):
             counts.questions += 1
             answers = gold_answers(query.outputs or ())
             short = _answers(model, answers, settings)
             positions, relevant = each.positions.tolist(), False
             # A gold paragraph may lie in several passages, and evidence in many: those with the answer, if any.
-            gold = [position for position in gold if _holds_answer([position], texts, answers)] or gold
+            held = [position for position in gold if _holds_answer([position], texts, answers, short)]
+            gold = held or gold
             if settings.gold:
                 positions = _with_positions(positions, gold[: max(1, settings.candidates // 2)], settings.candidates)
             if not answers:
@@ -137,7 +143,7 @@ def load_examples(
             elif not short:
                 counts.answers_too_long += 1
             else:
-                relevant = bool(set(positions) & set(gold)) or _holds_answer(positions, texts, answers)
+                relevant = bool(set(positions) & set(gold)) or _holds_answer(positions, texts, answers, short)
                 counts.irrelevant += not relevant
                 weight = 1.0 if relevant else settings.irrelevant_weight
                 if weight > 0:
@@ -148,6 +154,7 @@ def load_examples(
                             answers=short,
                             positions=np.array(positions, np.int64),
                             gold=np.isin(positions, gold),
+                            places=tuple(_places(answer[:-1], positions, gold, texts) for answer in short),
                             weight=weight,
                         )
                     )
@@ -188,14 +195,62 @@ def _answers(
     )
 
 
-def _texts(memory: Memory, positions: npt.NDArray[np.int64]) -> list[str]:
-    return [normalize_answer(passage.text) for passage in memory.texts(positions)] if len(positions) else []
+class _Text(NamedTuple):
+    """A passage: its text normalised as KILT does, the tokens that are read, and whether those are all."""
+
+    normal: str
+    tokens: npt.NDArray[np.int32]
+    whole: bool
 
 
-def _holds_answer(positions: Sequence[int], texts: dict[int, str], answers: Sequence[str]) -> bool:
-    """Whether an answer stands in a candidate's text as whole words, both normalised as KILT does."""
+def _texts(memory: Memory, positions: npt.NDArray[np.int64], most: int) -> list[_Text]:
+    passages = memory.texts(positions) if len(positions) else []
+    return [
+        _Text(
+            normalize_answer(passage.text),
+            np.asarray(passage.tokens[: most or None], np.int32),
+            not 0 < most < len(passage.tokens),
+        )
+        for passage in passages
+    ]
+
+
+def _holds_answer(
+    positions: Sequence[int],
+    texts: dict[int, _Text],
+    answers: Sequence[str],
+    encoded: Sequence[npt.NDArray[np.int32]],
+) -> bool:
+    """Whether an answer stands in a candidate: as whole words of its text, both normalised as KILT does, or, where it
+    is not read to its end, token for token in what is read of it."""
     wanted = [f" {normal} " for answer in answers if (normal := normalize_answer(answer))]
-    return any(answer in f" {texts.get(position, '')} " for position in positions for answer in wanted)
+    return any(
+        any(answer in f" {text.normal} " for answer in wanted)
+        if text.whole
+        else any(len(_found(answer[:-1], text.tokens)) for answer in encoded)
+        for text in (texts[position] for position in positions if position in texts)
+    )
+
+
+def _places(
+    answer: npt.NDArray[np.int32], positions: Sequence[int], gold: Sequence[int], texts: dict[int, _Text]
+) -> npt.NDArray[np.int32]:
+    """Where the tokens of an answer stand in the gold ones of `positions`: int32 [s, 2], candidate and first token."""
+    found = [
+        (candidate, start)
+        for candidate, position in enumerate(positions)
+        if position in gold
+        for start in _found(answer, texts[position].tokens).tolist()
+    ]
+    return np.array(found, np.int32).reshape(-1, 2)
+
+
+def _found(answer: npt.NDArray[np.int32], tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Where `answer` begins in `tokens`."""
+    if not 0 < len(answer) <= len(tokens):
+        return np.zeros(0, np.int64)
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, len(answer))
+    return np.flatnonzero((windows == answer).all(axis=1))
 
 
 def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

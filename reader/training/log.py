@@ -23,6 +23,7 @@ COLUMNS = (
     "cross_entropy",
     "distillation",
     "ranking",
+    "pointing",
     "gradient_norm",
     "learning_rate",
     "seconds",

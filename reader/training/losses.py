@@ -11,6 +11,7 @@ weigh, and the result is that of one large batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,9 +20,10 @@ import jax.numpy as jnp
 
 from ... import UsageError
 from ..fusion import Fused
-from ..live_encoder import Lengths
+from ..live_encoder import Lengths, take_rows
 from ..model import Decode, Params, Reader
 
+_POINTING = 3  # of so many heads one points
 _ABSENT = -1e9  # logit of an absent passage; finite, so that its gradient is 0 and not NaN
 
 
@@ -36,6 +38,8 @@ class LossSettings:
         likelihood: "mean" over the answer's tokens, end included (Atlas), or their "sum".
         ranking_weight: the weight of -log of the share of softmax(score / τ) that gold passages have; 0 leaves it out.
             Not in the paper.
+        pointing_weight: the weight of -log of the attention that pointing heads give to where the answer's next token
+            stands in a gold passage; 0 leaves it out. Not in the paper.
     """
 
     distillation_weight: float = 1.0
@@ -43,13 +47,12 @@ class LossSettings:
     score_temperature: float = 1.0
     likelihood: Literal["mean", "sum"] = "mean"
     ranking_weight: float = 0.0
+    pointing_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.distillation_weight < 0 or self.ranking_weight < 0:
-            raise UsageError(
-                "distillation_weight and ranking_weight must not be negative, are "
-                f"{self.distillation_weight} and {self.ranking_weight}"
-            )
+        for name in ("distillation_weight", "ranking_weight", "pointing_weight"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must not be negative, is {getattr(self, name)}")
         if self.target_temperature <= 0 or self.score_temperature <= 0:
             raise UsageError("distillation temperatures must be above 0")
         if self.likelihood not in ("mean", "sum"):
@@ -69,6 +72,7 @@ class Questions(NamedTuple):
         answer_lengths: see `answers`.
         weights: float32 [B]: how much a question counts; 0 for padding.
         gold: bool [B, m]: which passages are gold; None where that is not known.
+        starts: bool [B, m, L]: where in gold passages the answer stands, its first token; None where that is not known.
     """
 
     tokens: jax.Array
@@ -79,6 +83,7 @@ class Questions(NamedTuple):
     answer_lengths: jax.Array
     weights: jax.Array
     gold: jax.Array | None = None
+    starts: jax.Array | None = None
 
 
 class Sums(NamedTuple):
@@ -87,6 +92,7 @@ class Sums(NamedTuple):
     cross_entropy: jax.Array
     distillation: jax.Array
     ranking: jax.Array
+    pointing: jax.Array
 
 
 class Totals(NamedTuple):
@@ -135,6 +141,44 @@ def ranking(scores: jax.Array, gold: jax.Array, present: jax.Array, settings: Lo
     known = gold & present
     share = jax.nn.logsumexp(jnp.where(known, log_shares, _ABSENT), axis=-1)
     return jnp.where(known.any(axis=-1), -share, 0.0)
+
+
+def pointing_heads(heads: int) -> int:
+    """How many of a layer's cross-attention heads, the first of them, are taught to point: a third, at least one."""
+    return max(1, heads // _POINTING)
+
+
+def pointing(seen: Sequence[jax.Array], places: jax.Array) -> jax.Array:
+    """-log of the attention given to where each next token of the answer stands, nats, float32 [B].
+
+    `seen` holds log attention weights float32 [B,heads,T,M], a layer each; `places` bool [B,T,M] says where the token
+    at T stands. The first of several layers is to find the token before (the one the decoder was given last), from
+    which the next layers can step to the next; at T = 0 there is none, and it is to find the answer's first. The mean
+    over layers, heads and those T that stand somewhere; 0 where none does.
+    """
+    known = places.any(axis=-1)
+    before = jnp.concatenate([places[:, :1], places[:, :-1]], axis=1)
+    total = jnp.zeros(known.shape, jnp.float32)
+    for number, layer in enumerate(seen):
+        wanted = before if number == 0 and len(seen) > 1 else places
+        total -= jax.nn.logsumexp(jnp.where(wanted[:, None], layer, _ABSENT), axis=-1).mean(axis=1)
+    by_token = jnp.where(known, total / len(seen), 0.0)
+    return by_token.sum(axis=-1) / jnp.maximum(known.sum(axis=-1), 1)
+
+
+def answer_places(
+    starts: jax.Array, chosen: jax.Array, answer_lengths: jax.Array, *, question_width: int, steps: int
+) -> jax.Array:
+    """Where each token of the answer stands among the fused passages: bool [B, T, k*(Sq+L)], T = `steps`.
+
+    `starts` bool [B,m,L] as in `Questions`, `chosen` int32 [B,k] the passages that are fused. The end of the answer
+    stands nowhere.
+    """
+    kept = take_rows(starts, chosen)
+    wide = jnp.pad(kept, ((0, 0), (0, 0), (question_width, 0)))
+    flat = wide.reshape(wide.shape[0], -1)
+    places = jnp.stack([jnp.roll(flat, step, axis=-1) for step in range(steps)], axis=1)
+    return places & (jnp.arange(steps) < answer_lengths[:, None] - 1)[..., None]
 
 
 def _log_shares(values: jax.Array, temperature: float, present: jax.Array) -> jax.Array:
@@ -209,11 +253,18 @@ def question_losses(
         dropout_rate=dropout_rate,
         key=keys[1],
     )
-    by_token = reader.log_likelihood(
-        params, fused, questions.answers, questions.answer_lengths, dropout_rate=dropout_rate, key=keys[2]
+    points = settings.pointing_weight > 0 and questions.starts is not None
+    by_token, seen = reader.watched_log_likelihood(
+        params,
+        fused,
+        questions.answers,
+        questions.answer_lengths,
+        watched=pointing_heads(reader.config.decoder.num_heads) if points else 0,
+        dropout_rate=dropout_rate,
+        key=keys[2],
     )
     cross_entropy = answer_cross_entropy(by_token, questions.weights)
-    divergence = ranked = jnp.zeros_like(questions.weights)
+    pointed = divergence = ranked = jnp.zeros_like(questions.weights)
     present = questions.passage_lengths > 0
     if candidates.scores is not None and settings.distillation_weight > 0:
         if target is None:
@@ -221,7 +272,17 @@ def question_losses(
         divergence = distillation(candidates.scores, target, present, settings)
     if candidates.scores is not None and settings.ranking_weight > 0 and questions.gold is not None:
         ranked = ranking(candidates.scores, questions.gold, present, settings)
-    return Sums(cross_entropy, (questions.weights * divergence).sum(), (questions.weights * ranked).sum())
+    if points and questions.starts is not None:
+        places = answer_places(
+            questions.starts,
+            chosen,
+            questions.answer_lengths,
+            question_width=questions.tokens.shape[1],
+            steps=questions.answers.shape[1],
+        )
+        pointed = pointing(seen, places)
+    by_question = (divergence, ranked, pointed)
+    return Sums(cross_entropy, *((questions.weights * part).sum() for part in by_question))
 
 
 def weighted(means: Sums, settings: LossSettings) -> jax.Array:
@@ -230,4 +291,5 @@ def weighted(means: Sums, settings: LossSettings) -> jax.Array:
         means.cross_entropy
         + settings.distillation_weight * means.distillation
         + settings.ranking_weight * means.ranking
+        + settings.pointing_weight * means.pointing
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from glimmer import ModelError
@@ -104,3 +106,27 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
     (model / "tokenizer.json").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ModelError, match="outside"):
         load_tokenizer(model, TokenizerSpec(kind="wordpiece", file="tokenizer.json"))
+
+
+@pytest.mark.parametrize("name", ["t5", "minilm"])
+def test_word_parts_tell_where_words_begin(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer: Tokenizer = request.getfixturevalue(name)
+    parts = tokenizer.word_parts()
+    assert parts.goes_on.shape == parts.may_go_on.shape == (tokenizer.vocab_size,)
+    text = "Tutankhamun, the boy-king (born 1341), was unbelievably young"
+    ids = tokenizer.encode_plain([text])[0]
+    inside = np.append(False, parts.goes_on[ids[1:]] & parts.may_go_on[ids[:-1]])
+    starts = [*np.flatnonzero(~inside).tolist(), len(ids)]
+    words = [tokenizer.decode(ids[start:stop]) for start, stop in itertools.pairwise(starts)]
+    shown = [word.lower() for word in words if any(letter.isalnum() for letter in word)]
+    assert [word.strip("(),- ") for word in shown] == [
+        "tutankhamun",
+        "the",
+        "boy",
+        "king",
+        "born",
+        "1341",
+        "was",
+        "unbelievably",
+        "young",
+    ]

@@ -198,7 +198,7 @@ def test_beam_search_runs(world: Path, whole: Path, tmp_path: Path) -> None:
 def test_grounded_answers_stand_in_the_selected_passages(world: Path, tmp_path: Path) -> None:
     run(world, tmp_path / "out", grounded=True)
     for record in read_guess(tmp_path / "out"):
-        # Without spaces: an answer may begin or end inside a word, where no spelling gives its tokens back.
+        # Without spaces: an answer may be cut inside a word, where no spelling gives its tokens back.
         shown = squeezed(record.outputs[0].answer or "").lstrip("#")
         assert shown
         assert any(shown in squeezed(f"{page.title}: {page.text}") for page in record.outputs[0].provenance or ())

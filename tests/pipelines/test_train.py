@@ -206,9 +206,15 @@ def test_questions_without_gold_or_answer_among_their_candidates_are_left_out_or
     path.write_text("\n".join(map(json.dumps, records)) + "\n")
     finder = CandidateFinder(limit=4, index=open_index(memory), brought=None)
 
-    def loaded(*, gold: bool, weight: float) -> tuple[list[Example], TaskCounts]:
+    def loaded(*, gold: bool, weight: float, passage_tokens: int = 0) -> tuple[list[Example], TaskCounts]:
         settings = ExampleSettings(
-            candidates=4, question_tokens=64, answer_tokens=16, gold=gold, irrelevant_weight=weight, eos_id=3
+            candidates=4,
+            passage_tokens=passage_tokens,
+            question_tokens=64,
+            answer_tokens=16,
+            gold=gold,
+            irrelevant_weight=weight,
+            eos_id=3,
         )
         return load_examples(open_queries(path), model, memory, finder, settings)
 
@@ -224,6 +230,8 @@ def test_questions_without_gold_or_answer_among_their_candidates_are_left_out_or
     assert (counts.used, counts.irrelevant) == (3, 1)
     _, counts = loaded(gold=False, weight=0.0)
     assert (counts.used, counts.without_candidates) == (1, 1)
+    _, counts = loaded(gold=False, weight=0.0, passage_tokens=2)
+    assert (counts.used, counts.irrelevant) == (0, 2)  # of "found", nothing is left to read
 
 
 def test_gold_passages_that_were_not_found_take_the_place_of_the_last_others() -> None:

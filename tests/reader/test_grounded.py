@@ -13,6 +13,7 @@ from flax import nnx
 
 from glimmer import MismatchError
 from glimmer.encoders.config import EncoderConfig
+from glimmer.encoders.tokenizers import WordParts
 from glimmer.reader.config import DecoderConfig, ReaderConfig
 from glimmer.reader.decoder import Decoder
 from glimmer.reader.generation import Generated, GenerationConfig, generate
@@ -24,6 +25,7 @@ from glimmer.reader.grounded import (
     find_spans,
     first_matches,
     grounding,
+    may_end,
 )
 
 EOS, VOCABULARY, UNKNOWN = 1, 30, 2
@@ -108,7 +110,40 @@ def test_an_answer_never_runs_from_one_passage_into_the_next() -> None:
     matches = first_matches(ground, 1)
     for token in (5, 6):
         matches = advance(ground, matches, jnp.asarray([[token]]))
-    assert not np.asarray(matches).any()
+    assert not np.asarray(allowed(ground, matches, VOCABULARY)).any()
+    assert np.asarray(may_end(ground, matches)).all()
+
+
+def test_answers_begin_and_end_with_words() -> None:
+    """Tokens 20 and above go on with a word, but not after 10, which closes one; the last word runs to the end."""
+    words = WordParts(np.arange(VOCABULARY) >= 20, np.arange(VOCABULARY) != 10)
+    text = [5, 20, 21, 6, 10, 22, 7, 23]
+    ground = grounding(jnp.asarray([[text]]), jnp.asarray([[len(text)]]), specials=(), words=words)
+    state = first_matches(ground, 1)
+    assert set(np.flatnonzero(allowed(ground, state, VOCABULARY)[0, 0]).tolist()) == {5, 6, 10, 22, 7}
+    ends = []
+    for token in text:
+        state = advance(ground, state, jnp.asarray([[token]]))
+        ends.append(bool(may_end(ground, state)[0, 0]))
+    assert ends == [False, False, True, True, True, True, False, True]
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_search_ends_with_a_word_or_where_it_is_cut(decoder: Decoder, beams: int) -> None:
+    words = WordParts(np.arange(VOCABULARY) >= 6, np.ones(VOCABULARY, np.bool_))
+    ground = grounding(jnp.asarray(PASSAGES), jnp.asarray(LENGTHS), specials=(0, EOS, UNKNOWN), words=words)
+    for seed in range(4):
+        out = compiled(decoder, beams)(jax.random.normal(jax.random.key(seed), (2, 5, 16)), ground)
+        for row in range(2):
+            tokens = np.asarray(out.tokens[row, 0])[: int(out.lengths[row, 0])]
+            if tokens.size == 0:
+                continue
+            passages = real_passages(row)
+            assert any(
+                not ground.inside[row, number, start]
+                and (tokens.size == 6 or not ground.inside[row, number, start + tokens.size])
+                for number, start in find_spans(tokens, passages)
+            )
 
 
 def test_passages_without_a_usable_token_give_an_empty_answer(decoder: Decoder) -> None:
@@ -122,7 +157,7 @@ def test_passages_without_a_usable_token_give_an_empty_answer(decoder: Decoder) 
 def test_only_selected_candidates_count() -> None:
     chosen = jnp.asarray([[2, 0], [2, 1]], jnp.int32)
     picked = grounding(jnp.asarray(PASSAGES), jnp.asarray(LENGTHS), specials=(), chosen=chosen)
-    np.testing.assert_array_equal(picked.tokens[0], PASSAGES[0, [2, 0]])
+    np.testing.assert_array_equal(picked.tokens[0, :, :-1], PASSAGES[0, [2, 0]])
     np.testing.assert_array_equal(np.asarray(picked.usable).sum(-1), [[4, 12], [1, 0]])
 
 

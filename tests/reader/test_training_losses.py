@@ -22,8 +22,10 @@ from glimmer.reader.training.losses import (
     Questions,
     Sums,
     answer_likelihood,
+    answer_places,
     distillation,
     passage_log_likelihood,
+    pointing,
     question_losses,
     ranking,
     totals,
@@ -46,6 +48,7 @@ def some_questions(seed: int, *, candidates: int = 3, rows: int = 2) -> Question
         answers=jnp.asarray(draw.integers(10, 200, (rows, 4)), jnp.int32),
         answer_lengths=jnp.asarray([4, *[2] * (rows - 1)], jnp.int32),
         weights=jnp.asarray([1.0, *[0.5] * (rows - 1)], jnp.float32),
+        starts=jnp.asarray(np.arange(8) == 2) & jnp.asarray(present > 0)[..., None],
     )
 
 
@@ -95,6 +98,56 @@ def test_distillation_is_the_divergence_of_two_softmaxes_over_present_passages(
     masked = jnp.where(jnp.asarray(present), jnp.asarray(scores, jnp.float32), -jnp.inf)
     found = distillation(masked, jnp.asarray(target, jnp.float32), jnp.asarray(present), settings)
     np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-5)
+
+
+def test_the_places_of_an_answers_tokens_follow_its_first_in_the_fused_passages() -> None:
+    starts = np.zeros((2, 3, 6), bool)
+    starts[0, 2, 1] = starts[0, 0, 3] = True  # three tokens and the end, in two of the passages
+    starts[1, 1, 4] = True  # one token and the end, in a passage that is not read
+    places = answer_places(
+        jnp.asarray(starts), jnp.array([[2, 0], [0, 2]]), jnp.array([4, 2]), question_width=5, steps=4
+    )
+    wanted = np.zeros((2, 4, 2 * 11), bool)
+    for step in range(3):
+        wanted[0, step, [5 + 1 + step, 11 + 5 + 3 + step]] = True
+    np.testing.assert_array_equal(places, wanted)
+
+
+def test_pointing_is_the_attention_given_to_where_the_answers_tokens_stand() -> None:
+    """Two layers of two heads; the first is to find the token before, both the first token at the start."""
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(2, 2, 2, 3, 5))
+    places = np.zeros((2, 3, 5), bool)
+    places[0, 0, [1, 3]] = places[0, 1, [2, 4]] = True
+    weights = np.apply_along_axis(softmax, -1, logits)
+    wanted = 0.0
+    for head in range(2):
+        wanted -= np.log(weights[0, 0, head, 0, [1, 3]].sum()) + np.log(weights[0, 0, head, 1, [1, 3]].sum())
+        wanted -= np.log(weights[1, 0, head, 0, [1, 3]].sum()) + np.log(weights[1, 0, head, 1, [2, 4]].sum())
+    found = pointing([jnp.log(layer) for layer in weights], jnp.asarray(places))
+    np.testing.assert_allclose(found, [wanted / 8, 0.0], rtol=1e-5)
+
+
+def test_a_reader_that_points_is_the_reader_that_writes(readers: dict[str, Any]) -> None:
+    """What is watched is softmax attention over what the decoder reads, and watching changes nothing."""
+    reader, tensors = readers["t5"]
+    params, questions = merged(reader, tensors, {}), some_questions(5)
+
+    @jax.jit
+    def both(params: Params) -> tuple[tuple[jax.Array, tuple[jax.Array, ...]], jax.Array, jax.Array]:
+        candidates, lengths = live_a(reader, params, questions)
+        fused = reader.live_b(params, candidates.hidden, lengths, question_width=6)
+        arguments = (params, fused, questions.answers, questions.answer_lengths)
+        return reader.watched_log_likelihood(*arguments, watched=1), reader.log_likelihood(*arguments), fused.mask
+
+    (watched, seen), alone, mask = both(params)
+    np.testing.assert_array_equal(watched, alone)
+    assert len(seen) == reader.config.decoder.cross_layers
+    for layer in seen:
+        weights = np.exp(np.asarray(layer))
+        assert weights.shape == (2, 1, 4, 3 * (6 + 8))
+        np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=1e-5)
+        np.testing.assert_array_equal(weights[:, 0] * ~np.asarray(mask)[:, None], 0.0)
 
 
 def test_distillation_moves_scores_only_and_absent_passages_not_at_all() -> None:
@@ -196,7 +249,7 @@ def test_gradients_of_the_whole_loss_are_those_of_finite_differences(
 ) -> None:
     reader, tensors = readers[family]
     questions = some_questions(3)
-    settings = LossSettings(distillation_weight=50.0)  # so that the re-ranker counts beside the decoder
+    settings = LossSettings(distillation_weight=50.0, pointing_weight=1.0)  # so that the re-ranker counts as well
     live = {name: jnp.asarray(tensors[name]) for name in tensors if name.startswith(tuple(PARTS.values()))}
     frozen = {name: value for name, value in tensors.items() if name not in live}
 
@@ -210,7 +263,7 @@ def test_gradients_of_the_whole_loss_are_those_of_finite_differences(
             decode=None,
             target=target,
         )
-        return sums.cross_entropy + settings.distillation_weight * sums.distillation
+        return sums.cross_entropy + settings.distillation_weight * sums.distillation + sums.pointing
 
     @jax.jit
     def prepared(weights: dict[str, Any]) -> tuple[jax.Array, dict[str, Any]]:
