@@ -84,6 +84,7 @@ class Batch:
         queries: at most B; the rows after them repeat the first.
         questions: int32 [B, Sq]; `question_lengths` int32 [B].
         codes: uint8 [B, m, L, code_bytes]; `passage_lengths` int32 [B, m], 0 for an absent passage.
+        retrieval: float32 [B, m], the first stage's scores, 0 where there are none.
     """
 
     shape: Shape | None
@@ -92,6 +93,7 @@ class Batch:
     question_lengths: npt.NDArray[np.int32]
     codes: npt.NDArray[np.uint8]
     passage_lengths: npt.NDArray[np.int32]
+    retrieval: npt.NDArray[np.float32]
 
 
 class BatchMaker:
@@ -158,6 +160,7 @@ class BatchMaker:
         questions = np.full((rows, question), self._model.tokenizer.pad_id, np.int32)
         question_lengths = np.zeros(rows, np.int32)
         lengths = np.zeros((rows, self._candidates), np.int32)
+        retrieval = np.zeros((rows, self._candidates), np.float32)
         # A fresh array for every batch: the device may still read the one before, or use its memory as its own.
         codes = np.zeros((rows, self._candidates, passage, self._memory.codec.code_bytes), np.uint8)
         if shape is not None:
@@ -165,10 +168,12 @@ class BatchMaker:
                 questions[row, : len(each.tokens)] = each.tokens
                 question_lengths[row] = len(each.tokens)
                 lengths[row, : len(each.lengths)] = each.lengths
+                if each.found.scores is not None:
+                    retrieval[row, : len(each.lengths)] = each.found.scores
             with self._clock.stage("fetch"):
                 self._fetch(queries, codes)
             # Repeating a query ends decoding no later than its first row does; an empty row would run to the last step.
-            for array in (questions, question_lengths, lengths, codes):
+            for array in (questions, question_lengths, lengths, retrieval, codes):
                 array[len(queries) :] = array[0]
         return Batch(
             shape=shape,
@@ -177,6 +182,7 @@ class BatchMaker:
             question_lengths=question_lengths,
             codes=codes,
             passage_lengths=lengths,
+            retrieval=retrieval,
         )
 
     def _fetch(self, queries: Sequence[Prepared], codes: npt.NDArray[np.uint8]) -> None:

@@ -92,14 +92,16 @@ class DeviceStages:
         words = tokenizer.word_parts() if generation.grounded else None
         reader, codec = self._reader, memory.codec
 
-        def rank(parts: list[Candidates], passages: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        def rank(
+            parts: list[Candidates], passages: jax.Array, retrieval: jax.Array
+        ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
             hidden = jnp.concatenate([part.hidden for part in parts], axis=1)
             scored = [part.scores for part in parts if part.scores is not None]
             scores = jnp.concatenate(scored, axis=1) if scored else None
-            together = Candidates(hidden, scores)
+            together = reader.ranked(Candidates(hidden, scores), retrieval)
             # The re-ranker's scores do not depend on the question's length: only the passages' matter here.
             chosen = reader.select(together, Lengths(jnp.zeros(passages.shape[0], jnp.int32), passages), select)
-            return hidden, scores, chosen
+            return hidden, together.scores, chosen
 
         def answer(params: Any, fused: list[Fused], tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
             whole = Fused(*(jnp.concatenate(field) for field in zip(*fused, strict=True)))
@@ -169,7 +171,7 @@ class DeviceStages:
             counts.append(count)
         every = Lengths(lengths, jnp.asarray(np.concatenate(counts, axis=1)))
         with clock.device("live A") as wait:
-            hidden, scores, chosen = self._rank(shape, parts, every.passages)
+            hidden, scores, chosen = self._rank(shape, parts, every.passages, jnp.asarray(batch.retrieval[rows]))
             wait.append(chosen)
         with clock.device("live B") as wait:
             fused = self._live_b(shape, params, hidden, every, chosen, question_width=shape.question)

@@ -136,9 +136,19 @@ class DecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RerankerConfig:
-    """A re-ranker that shares no layers with the reader: `layers` of the encoder's kind, used for scores only."""
+    """What a re-ranker has beyond a linear map of live A's output, which is GLIMMER's and needs no such section.
 
-    layers: int
+    `layers` > 0 is a re-ranker that shares none with the reader: so many of the encoder's kind, used for scores only.
+    `retrieval_weight` times the natural logarithm of the first stage's score is added to a candidate's own: what BM25
+    knows need not be learned again. Not in the paper; 0 leaves it out.
+    """
+
+    layers: int = 0
+    retrieval_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retrieval_weight < 1e6:
+            raise ModelError(f"reranker.retrieval_weight must not be negative, is {self.retrieval_weight}")
 
     def to_json(self) -> dict[str, Any]:
         """All fields, ready for `json.dumps`; what `ModelConfig.reranker` holds."""
@@ -148,9 +158,13 @@ class RerankerConfig:
     def from_json(cls, value: object, where: str = "config.json") -> RerankerConfig:
         """Parses what `to_json` wrote; ModelError names the key and the file (`where`)."""
         section = Section(value, "reranker", where)
-        layers = section.integer("layers", most=1 << 10)
+        layers = section.integer("layers", least=0, most=1 << 10)
+        weight = section.number("retrieval_weight", above=-1.0, most=1e6, default=0.0)
         section.end()
-        return cls(layers=layers)
+        try:
+            return cls(layers=layers, retrieval_weight=weight)
+        except ModelError as error:
+            raise ModelError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +199,7 @@ class ReaderConfig:
     @property
     def scores(self) -> bool:
         """Whether the reader scores candidates itself: live A or a separate re-ranker exists (LUMEN has neither)."""
-        return self.live_a_layers > 0 or self.reranker is not None
+        return self.live_a_layers > 0 or (self.reranker is not None and self.reranker.layers > 0)
 
     @classmethod
     def from_model(cls, config: ModelConfig, where: str = "config.json") -> ReaderConfig:

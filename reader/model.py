@@ -29,7 +29,7 @@ from .fusion import Fused, fuse
 from .generation import Generated, GenerationConfig, generate
 from .grounded import Grounding, check_groundable
 from .live_encoder import Lengths, join, run_live
-from .reranker import Reranker, build_encoder, keep, select
+from .reranker import Reranker, build_encoder, keep, select, with_retrieval
 
 if TYPE_CHECKING:
     from ..encoders.models import LoadedModel
@@ -156,6 +156,13 @@ class Reader:
         hidden = run_live(module.encoder, hidden, lengths, config.memory_layers, stop, key=keys[0], **settings)
         scores = None if module.reranker is None else module.reranker(hidden, lengths, key=keys[1], **settings)
         return Candidates(hidden, scores)
+
+    def ranked(self, candidates: Candidates, retrieval: jax.Array | None) -> Candidates:
+        """Candidates with the first stage's scores float32 [B,m] (0: not known) in their own, as configured."""
+        weight = 0.0 if self.config.reranker is None else self.config.reranker.retrieval_weight
+        if retrieval is None or candidates.scores is None or weight == 0:
+            return candidates
+        return candidates._replace(scores=with_retrieval(candidates.scores, retrieval, weight))
 
     def select(
         self, candidates: Candidates, lengths: Lengths, count: int, scores: jax.Array | None = None

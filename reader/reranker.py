@@ -79,6 +79,15 @@ class Reranker(nnx.Module):
         return jnp.where(lengths.passages > 0, scores, -jnp.inf)
 
 
+def with_retrieval(scores: jax.Array, retrieval: jax.Array, weight: float) -> jax.Array:
+    """scores float32 [B,m] + weight * log of the first stage's, `retrieval` float32 [B,m]; those not above 0 add 0.
+
+    Logarithms make `weight` independent of how high a corpus and a question's length let BM25 scores become.
+    """
+    known = retrieval > 0
+    return scores + weight * jnp.where(known, jnp.log(jnp.where(known, retrieval, 1.0)), 0.0)
+
+
 def select(scores: jax.Array, count: int) -> jax.Array:
     """The `count` best of scores float32 [B,m] -> int32 [B,count], best first; equal scores keep their order."""
     if not 1 <= count <= scores.shape[1]:

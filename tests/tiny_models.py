@@ -116,6 +116,7 @@ def tiny_reader(
     with_decoder: bool = True,
     family: Literal["bert", "t5"] = "bert",
     reranker_layers: int = 0,
+    retrieval_weight: float = 0.0,
     window: int = 64,
     seed: int = 0,
 ) -> Path:
@@ -142,7 +143,9 @@ def tiny_reader(
         eos_id=SEP,
         pad_id=PAD,
     )
-    reranker = RerankerConfig(layers=reranker_layers) if reranker_layers else None
+    reranker = None
+    if reranker_layers or retrieval_weight:
+        reranker = RerankerConfig(layers=reranker_layers, retrieval_weight=retrieval_weight)
     whole = ReaderConfig(
         encoder=encoder,
         memory_layers=memory_layers,

@@ -86,8 +86,10 @@ class BatchSource:
         )
         gold = np.zeros(counts.shape, np.bool_)
         starts = np.zeros(passages.shape[:3], np.bool_)
+        retrieval = np.zeros(counts.shape, np.float32)
         for row, (example, places) in enumerate(zip(examples, drawn, strict=True)):
             gold[row, : len(places)] = example.gold[places]
+            retrieval[row, : len(places)] = example.retrieval[places]
             slots = {int(candidate): slot for slot, candidate in enumerate(places)}
             for candidate, start in standing[row].tolist():
                 slot = slots.get(candidate)
@@ -106,6 +108,7 @@ class BatchSource:
             np.array([example.weight for example in examples], np.float32),
             gold,
             starts,
+            retrieval,
         )
         return Questions(*(array.reshape(*self._shape, *array.shape[1:]) for array in flat))  # type: ignore[arg-type]
 

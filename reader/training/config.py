@@ -175,6 +175,7 @@ class TrainConfig:
         live_scale: multiplies, before the first step, what attention and feed-forward of the live layers add; below 1
             they begin by leaving more of the memory as it is.
         decoder_from: a model directory whose decoder is taken instead of this model's or a fresh one.
+        retrieval_weight: the re-ranker's, in place of the model's own; see `reader.config.RerankerConfig`.
     """
 
     model: str
@@ -188,6 +189,7 @@ class TrainConfig:
     memory_version: int | None = None
     live_scale: float = 1.0
     decoder_from: str | None = None
+    retrieval_weight: float | None = None
     data: DataConfig = field(default_factory=DataConfig)
     losses: LossSettings = field(default_factory=LossSettings)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)

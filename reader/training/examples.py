@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ...encoders.models import LoadedModel
 from ...storage.memory import Memory
-from ..candidates import Brought, CandidateFinder
+from ..candidates import Brought, CandidateFinder, Found
 from ..kilt import gold_answers
 from ..metrics import normalize_answer
 from ..queries import Candidate, Query, QueryFile
@@ -36,6 +36,7 @@ class Example:
         answers: int32 [t] each, tokens with the decoder's end of answer; one is drawn each time.
         positions: int64 [c], its candidates in the memory, at least one.
         gold: bool [c], which of them are gold.
+        retrieval: float32 [c], their scores of the first stage; those it did not find have the least that it gave.
         places: int32 [s, 2] for each answer: where it stands in gold passages, token for token, as (candidate, place of
             its first token).
         weight: how much it counts.
@@ -45,6 +46,7 @@ class Example:
     answers: tuple[npt.NDArray[np.int32], ...]
     positions: npt.NDArray[np.int64]
     gold: npt.NDArray[np.bool_]
+    retrieval: npt.NDArray[np.float32]
     places: tuple[npt.NDArray[np.int32], ...]
     weight: float
 
@@ -154,6 +156,7 @@ def load_examples(
                             answers=short,
                             positions=np.array(positions, np.int64),
                             gold=np.isin(positions, gold),
+                            retrieval=_scores(each, positions),
                             places=tuple(_places(answer[:-1], positions, gold, texts) for answer in short),
                             weight=weight,
                         )
@@ -174,6 +177,14 @@ def _with_gold(query: Query) -> Query:
             Candidate(wikipedia_id=page, start_paragraph_id=start, end_paragraph_id=end) for page, start, end in pages
         ),
     )
+
+
+def _scores(found: Found, positions: Sequence[int]) -> npt.NDArray[np.float32]:
+    if found.scores is None or not len(found.scores):
+        return np.zeros(len(positions), np.float32)
+    known = dict(zip(found.positions.tolist(), found.scores.tolist(), strict=True))
+    least = min(known.values())
+    return np.array([known.get(position, least) for position in positions], np.float32)
 
 
 def _with_positions(found: list[int], gold: Sequence[int], most: int) -> list[int]:

@@ -73,6 +73,7 @@ class Questions(NamedTuple):
         weights: float32 [B]: how much a question counts; 0 for padding.
         gold: bool [B, m]: which passages are gold; None where that is not known.
         starts: bool [B, m, L]: where in gold passages the answer stands, its first token; None where that is not known.
+        retrieval: float32 [B, m]: the first stage's scores, 0 where not known; None where none are.
     """
 
     tokens: jax.Array
@@ -84,6 +85,7 @@ class Questions(NamedTuple):
     weights: jax.Array
     gold: jax.Array | None = None
     starts: jax.Array | None = None
+    retrieval: jax.Array | None = None
 
 
 class Sums(NamedTuple):
@@ -243,6 +245,7 @@ def question_losses(
     candidates = reader.live_a(
         params, question, passages, lengths, decode=decode, dropout_rate=dropout_rate, key=keys[0]
     )
+    candidates = reader.ranked(candidates, questions.retrieval)
     chosen = reader.select(candidates, lengths, select)
     fused = reader.live_b(
         params,

@@ -23,9 +23,6 @@ from .losses import LossSettings, Questions, Sums, Totals, question_losses, tota
 
 Weights = dict[str, jax.Array]
 
-# Dropout's bits: on two CPU cores JAX's default, threefry, made a step take half as long again; this one a seventh.
-_RANDOM = "unsafe_rbg"
-
 
 class TrainState(NamedTuple):
     """All that a step changes: `step` int32, steps taken; `weights` float32 by dotted name; the optimiser's state."""
@@ -112,7 +109,7 @@ class TrainStep:
         return new, losses
 
     def _take(self, state: TrainState, frozen: Weights, batch: Questions) -> tuple[TrainState, StepLosses]:
-        key = jax.random.fold_in(jax.random.key(self._seed, impl=_RANDOM), state.step)
+        key = jax.random.fold_in(jax.random.key(self._seed), state.step)
         whole = totals(batch)
 
         def part(

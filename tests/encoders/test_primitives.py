@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glimmer.encoders.primitives import attend, contract
+from glimmer.encoders.primitives import attend, contract, dropout
 
 SIZES = {"b": 2, "s": 6, "t": 10, "h": 3, "d": 8, "m": 12, "k": 8, "n": 5}
 SPECS = ("mk,kn->mn", "bshd,bthd->bhst", "bhst,bthd->bshd", "bshd,btd->bhst", "bnt,btd->bnd")
@@ -48,3 +48,21 @@ def test_attention_has_bfloat16_gradients_close_to_float32(heads: int) -> None:
     gradient = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)
     for fast, exact in zip(gradient(q, k, v, "bfloat16"), gradient(q, k, v, "float32"), strict=True):
         assert float(jnp.linalg.norm(fast - exact) / jnp.linalg.norm(exact)) < 5e-2
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_drops_its_share_evenly_and_keeps_the_mean(rate: float) -> None:
+    """Of two million numbers: the share to four standard deviations, neighbours and other keys uncorrelated."""
+    ones = jnp.ones((2, 1000, 1000))
+    drop = jax.jit(dropout, static_argnums=1)
+    kept = np.asarray(drop(ones, rate, jax.random.key(3)))
+    within = 4 / np.sqrt(kept.size)
+    assert np.unique(kept).tolist() == [0.0, np.float32(1 / (1 - rate))]
+    assert np.mean(kept == 0) == pytest.approx(rate, abs=within)
+    assert kept.mean() == pytest.approx(1.0, abs=3 * within)
+    flat = kept.ravel()
+    for shift in (1, 2, 7, 64, 1000, 1_000_000):
+        assert abs(np.corrcoef(flat[:-shift], flat[shift:])[0, 1]) < within * 1.5
+    assert abs(np.corrcoef(flat, np.asarray(drop(ones, rate, jax.random.key(4))).ravel())[0, 1]) < within
+    assert np.array_equal(kept, drop(ones, rate, jax.random.key(3)))
+    assert dropout(ones, rate, None) is ones

@@ -17,7 +17,10 @@ from glimmer.pipelines.answer import AnswerResult, answer
 from glimmer.pipelines.answer_clock import STAGES
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine
+from glimmer.pipelines.index import open_index
+from glimmer.reader.candidates import CandidateFinder
 from glimmer.reader.kilt import read_guess
+from glimmer.reader.queries import open_queries
 from glimmer.storage.memory import Memory
 
 QUESTIONS = 14
@@ -135,6 +138,28 @@ def test_the_kept_passages_are_those_that_sorting_all_gives(world: Path, whole: 
         kept = [page.passage_id for page in few.outputs[0].provenance or ()]
         ranked = sorted(every.outputs[0].provenance or (), key=lambda page: -(page.score or 0.0))
         assert kept == [page.passage_id for page in ranked[: len(kept)]]
+
+
+def test_the_first_stages_scores_count_as_the_model_says(
+    world: Path, whole: Path, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    """With so much weight that nothing else matters, BM25's order stands; passages that queries bring have no score."""
+    model = tiny_model(tmp_path / "m", memory_layers=2, live_a=1, live_b=1, window=48, retrieval_weight=1e5)
+    run(world, tmp_path / "all", model=model, select=SMALL["candidates"], precision="float32")
+    memory = Memory.open(world / "memory")
+    finder = CandidateFinder(limit=SMALL["candidates"], index=open_index(memory), brought=None)
+    for query, record in zip(open_queries(world / "questions.jsonl").read(), read_guess(tmp_path / "all"), strict=True):
+        (found,) = finder.find([query])
+        named = memory.locate([page.passage_id or "" for page in record.outputs[0].provenance or ()])
+        scores = dict(zip(found.positions.tolist(), (found.scores if found.scores is not None else ()), strict=True))
+        assert [scores[position] for position in named.tolist()] == sorted(scores.values(), reverse=True)
+    questions = (world / "questions.jsonl").read_bytes().splitlines()
+    answered = [json.loads(line)["output"] for line in lines(whole).values()]
+    bringing = [json.loads(asked) | {"output": output} for asked, output in zip(questions, answered, strict=True)]
+    (tmp_path / "bringing.jsonl").write_text("\n".join(map(json.dumps, bringing)))
+    run(world, tmp_path / "a", queries=tmp_path / "bringing.jsonl", candidates_from="provenance", model=model)
+    run(world, tmp_path / "b", queries=tmp_path / "bringing.jsonl", candidates_from="provenance")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.parametrize(

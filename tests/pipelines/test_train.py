@@ -224,6 +224,8 @@ def test_questions_without_gold_or_answer_among_their_candidates_are_left_out_or
     assert 3 in gold
     assert examples[0].positions.tolist() == gold[:2]  # BM25 found nothing: gold alone, half the places at most
     assert 3 in examples[1].positions
+    assert examples[0].retrieval.tolist() == [0.0] * len(gold[:2])
+    assert (examples[1].retrieval > 0).all()
     assert examples[0].answers[0][-1] == 3
     examples, counts = loaded(gold=True, weight=0.25)
     assert [example.weight for example in examples] == [1.0, 1.0, 0.25]

@@ -386,6 +386,18 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
         config(**changes)
 
 
+def test_the_first_stages_scores_are_added_as_configured_and_only_where_known() -> None:
+    scores = jnp.asarray([[0.5, -1.0, 2.0, -jnp.inf]])
+    retrieval = jnp.asarray([[12.0, 30.0, 0.0, 5.0]])
+    found = Candidates(jnp.zeros((1, 4, 2, 3)), scores)
+    weighed = Reader(config(reranker=RerankerConfig(retrieval_weight=2.0))).ranked(found, retrieval)
+    assert weighed.scores is not None
+    expected = [0.5 + 2 * np.log(12), -1 + 2 * np.log(30), 2.0, -np.inf]
+    np.testing.assert_allclose(weighed.scores, [expected], rtol=1e-6)
+    assert Reader(config()).ranked(found, retrieval) is found
+    assert Reader(config(reranker=RerankerConfig(retrieval_weight=2.0))).ranked(found, None) is found
+
+
 def test_a_model_directory_describes_its_reader() -> None:
     model = ModelConfig(
         encoder=T5,
@@ -400,6 +412,12 @@ def test_a_model_directory_describes_its_reader() -> None:
         reranker=RerankerConfig(layers=2).to_json(),
     )
     assert ReaderConfig.from_model(model) == config(reranker=RerankerConfig(layers=2))
+    earlier = dataclasses.replace(model, reranker={"layers": 2})  # a file written before there was a weight
+    assert ReaderConfig.from_model(earlier) == config(reranker=RerankerConfig(layers=2))
+    with pytest.raises(ModelError, match=r"here/config\.json: reranker\.retrieval_weight must not be negative"):
+        ReaderConfig.from_model(
+            dataclasses.replace(model, reranker={"layers": 0, "retrieval_weight": -0.5}), "here/config.json"
+        )
     with pytest.raises(ModelError, match="no decoder"):
         ReaderConfig.from_model(dataclasses.replace(model, decoder=None))
     with pytest.raises(ModelError, match=r"here/config\.json: reranker\.layers is missing"):
