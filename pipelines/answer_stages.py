@@ -169,9 +169,10 @@ class DeviceStages:
                 parts.append(self._live_a(shape, params, question, memory, Lengths(lengths, jnp.asarray(count))))
                 wait.append(parts[-1])
             counts.append(count)
+        retrieval = _padded(batch.retrieval[rows], sum(count.shape[1] for count in counts))
         every = Lengths(lengths, jnp.asarray(np.concatenate(counts, axis=1)))
         with clock.device("live A") as wait:
-            hidden, scores, chosen = self._rank(shape, parts, every.passages, jnp.asarray(batch.retrieval[rows]))
+            hidden, scores, chosen = self._rank(shape, parts, every.passages, jnp.asarray(retrieval))
             wait.append(chosen)
         with clock.device("live B") as wait:
             fused = self._live_b(shape, params, hidden, every, chosen, question_width=shape.question)

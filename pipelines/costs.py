@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 
 from .. import UsageError
 from ..encoders.config import EncoderConfig
-from ..reader.config import DecoderConfig, ReaderConfig
+from ..reader.config import DecoderConfig, ReaderConfig, RerankerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +101,9 @@ def stage_costs(
         raise UsageError(f"select must lie between 1 and the {candidates} candidates, not {selected}")
     row = question_tokens + passage_tokens
     layer = encoder_layer_cost(config.encoder, row)
-    own = 0 if config.reranker is None else config.reranker.layers
-    scoring = candidates * (own * layer + config.encoder.d_model) if config.scores else 0
+    own = config.reranker or RerankerConfig()
+    pairs = question_tokens * passage_tokens if own.late_interaction else 0
+    scoring = candidates * (own.layers * layer + (1 + pairs) * config.encoder.d_model) if config.scores else 0
     places = selected * row
     step = decoder_step_cost(config.decoder, places=places, cache=answer_tokens)
     return StageCosts(

@@ -271,9 +271,8 @@ def _start(loaded: LoadedModel, run: TrainConfig) -> tuple[ModelConfig, dict[str
         )
         # Through the parser, which knows what each number may be.
         config = replace(config, decoder=DecoderConfig.from_json(decoder.to_json(), "[decoder]").to_json())
-    if run.retrieval_weight is not None:
-        reranker = {"layers": 0, **(config.reranker or {}), "retrieval_weight": run.retrieval_weight}
-        config = replace(config, reranker=reranker)
+    if run.reranker is not None:
+        config = replace(config, reranker=run.reranker.to_json())
     reader = Reader(ReaderConfig.from_model(config, where))
     held = {name: loaded.tensors[name] for name in loaded.tensors if not (other and name.startswith("decoder."))}
     held |= other

@@ -139,16 +139,20 @@ class RerankerConfig:
     """What a re-ranker has beyond a linear map of live A's output, which is GLIMMER's and needs no such section.
 
     `layers` > 0 is a re-ranker that shares none with the reader: so many of the encoder's kind, used for scores only.
-    `retrieval_weight` times the natural logarithm of the first stage's score is added to a candidate's own: what BM25
-    knows need not be learned again. Not in the paper; 0 leaves it out.
+    The other two are weights of what is added to a candidate's score, not in the paper; 0 leaves them out.
+    `retrieval_weight` is that of the natural logarithm of the first stage's score: what BM25 knows need not be learned
+    again. `late_interaction` is that of ColBERT's (arXiv 2004.12832) similarity of question and passage, between -1 and
+    1, over live A's output: encoders trained for sentence similarity rank well by it before they are fine-tuned.
     """
 
     layers: int = 0
     retrieval_weight: float = 0.0
+    late_interaction: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.retrieval_weight < 1e6:
-            raise ModelError(f"reranker.retrieval_weight must not be negative, is {self.retrieval_weight}")
+        for name in ("layers", "retrieval_weight", "late_interaction"):
+            if not 0 <= getattr(self, name) < 1e6:
+                raise ModelError(f"reranker.{name} must not be negative, is {getattr(self, name)}")
 
     def to_json(self) -> dict[str, Any]:
         """All fields, ready for `json.dumps`; what `ModelConfig.reranker` holds."""
@@ -159,10 +163,11 @@ class RerankerConfig:
         """Parses what `to_json` wrote; ModelError names the key and the file (`where`)."""
         section = Section(value, "reranker", where)
         layers = section.integer("layers", least=0, most=1 << 10)
-        weight = section.number("retrieval_weight", above=-1.0, most=1e6, default=0.0)
+        retrieval = section.number("retrieval_weight", above=-1.0, most=1e6, default=0.0)
+        late = section.number("late_interaction", above=-1.0, most=1e6, default=0.0)
         section.end()
         try:
-            return cls(layers=layers, retrieval_weight=weight)
+            return cls(layers=layers, retrieval_weight=retrieval, late_interaction=late)
         except ModelError as error:
             raise ModelError(f"{where}: {error}") from None
 

@@ -23,7 +23,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from .. import ModelError
-from .config import ReaderConfig
+from .config import ReaderConfig, RerankerConfig
 from .decoder import Decoder
 from .fusion import Fused, fuse
 from .generation import Generated, GenerationConfig, generate
@@ -43,8 +43,12 @@ class ReaderModule(nnx.Module):
 
     def __init__(self, config: ReaderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike) -> None:
         self.encoder = build_encoder(config.encoder, rngs=rngs, dtype=dtype)
-        own = 0 if config.reranker is None else config.reranker.layers
-        self.reranker = Reranker(config.encoder, own, rngs=rngs, dtype=dtype) if config.scores else None
+        own = config.reranker or RerankerConfig()
+        self.reranker = (
+            Reranker(config.encoder, own.layers, late_interaction=own.late_interaction, rngs=rngs, dtype=dtype)
+            if config.scores
+            else None
+        )
         self.decoder = Decoder(config.decoder, memory_width=config.encoder.d_model, rngs=rngs, dtype=dtype)
 
 

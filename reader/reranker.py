@@ -4,6 +4,9 @@ GLIMMER's re-ranker (arXiv 2306.10231, section 3) is shallow: a linear map of li
 layers have already read passage and question together. A separate re-ranker, which the paper compares against, runs
 layers of its own over the same [question; memory] and is used for nothing else.
 
+Beside the linear map a score may hold how well question and passage agree token by token (`late_interaction`), and what
+the first stage thought of the passage (`with_retrieval`); neither has weights of its own.
+
 The first token is that of the question's copy in the row. T5's residual stream is not normalised, so it passes an
 RMSNorm before the linear map; without it the scale of scores would be an accident of the layer at which they are read.
 """
@@ -19,7 +22,7 @@ from jax.typing import DTypeLike
 
 from ..encoders.bert import BertEncoder
 from ..encoders.config import EncoderConfig
-from ..encoders.primitives import Linear, RMSNorm
+from ..encoders.primitives import Linear, RMSNorm, contract
 from ..encoders.t5 import T5Encoder
 from .live_encoder import Lengths, run_live, take_rows
 
@@ -42,10 +45,15 @@ def _layers_only(config: EncoderConfig, layers: int, *, rngs: nnx.Rngs, dtype: D
 
 
 class Reranker(nnx.Module):
-    """Scores [question; memory] rows. `layers` > 0 are the re-ranker's own; 0 means it reads live A's output."""
+    """Scores [question; memory] rows. `layers` > 0 are the re-ranker's own; 0 means it reads live A's output.
 
-    def __init__(self, config: EncoderConfig, layers: int, *, rngs: nnx.Rngs, dtype: DTypeLike) -> None:
-        self.own_layers = layers
+    `late_interaction` is the weight of that similarity.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, layers: int, *, late_interaction: float = 0.0, rngs: nnx.Rngs, dtype: DTypeLike
+    ) -> None:
+        self.own_layers, self.late_interaction = layers, late_interaction
         self.norm = RMSNorm(config.d_model, config.layer_norm_eps) if config.family == "t5" else None
         self.score = Linear(config.d_model, 1, rngs=rngs)
         self.encoder = _layers_only(config, layers, rngs=rngs, dtype=dtype) if layers else None
@@ -73,10 +81,27 @@ class Reranker(nnx.Module):
             )
         first = hidden[:, :, 0]
         if self.norm is not None:
-            first = self.norm(first)
+            first, hidden = self.norm(first), self.norm(hidden) if self.late_interaction else hidden
         # A sum instead of a product of one column, and float32 in every precision: scores order passages.
         scores = jnp.sum(first * self.score.kernel[...].astype(jnp.float32)[:, 0], axis=-1)
+        if self.late_interaction:
+            scores += self.late_interaction * late_interaction(hidden, lengths, question_width)
         return jnp.where(lengths.passages > 0, scores, -jnp.inf)
+
+
+def late_interaction(hidden: jax.Array, lengths: Lengths, question_width: int) -> jax.Array:
+    """The mean over the question's tokens of the highest cosine with a passage's: hidden [B,m,Sq+L,D] -> float32 [B,m].
+
+    Special tokens count as the others do. Between -1 and 1; of an absent passage -1.
+    """
+    unit = hidden * jax.lax.rsqrt(jnp.maximum(jnp.square(hidden).sum(axis=-1, keepdims=True), 1e-12))
+    question, passage = unit[:, :, :question_width], unit[:, :, question_width:]
+    cosines = contract("bmqd,bmld->bmql", question, passage, dtype=jnp.float32)
+    present = jnp.arange(passage.shape[2]) < lengths.passages[:, :, None, None]
+    best = jnp.where(present, cosines, -1.0).max(axis=-1)
+    asked = jnp.arange(question_width) < lengths.question[:, None, None]
+    mean: jax.Array = jnp.where(asked, best, 0.0).sum(axis=-1) / jnp.maximum(lengths.question[:, None], 1)
+    return mean
 
 
 def with_retrieval(scores: jax.Array, retrieval: jax.Array, weight: float) -> jax.Array:

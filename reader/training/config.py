@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from ... import StorageError, UsageError
+from ... import ModelError, StorageError, UsageError
+from ..config import RerankerConfig
 from .losses import LossSettings
 from .optimiser import OptimiserName, Part, Schedule, make_schedule
 
@@ -175,7 +176,7 @@ class TrainConfig:
         live_scale: multiplies, before the first step, what attention and feed-forward of the live layers add; below 1
             they begin by leaving more of the memory as it is.
         decoder_from: a model directory whose decoder is taken instead of this model's or a fresh one.
-        retrieval_weight: the re-ranker's, in place of the model's own; see `reader.config.RerankerConfig`.
+        reranker: what the re-ranker is made of, in place of what the model says.
     """
 
     model: str
@@ -189,13 +190,13 @@ class TrainConfig:
     memory_version: int | None = None
     live_scale: float = 1.0
     decoder_from: str | None = None
-    retrieval_weight: float | None = None
     data: DataConfig = field(default_factory=DataConfig)
     losses: LossSettings = field(default_factory=LossSettings)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     evaluation: EvaluationConfig | None = None
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     decoder: FreshDecoder | None = None
+    reranker: RerankerConfig | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.seed < 0:
@@ -252,7 +253,7 @@ def _parse(kind: type[_T], value: object, where: str, section: str) -> _T:
             raise UsageError(f"{named} lacks the key {name!r}")
     try:
         return kind(**given)
-    except UsageError as error:
+    except (UsageError, ModelError) as error:
         raise UsageError(f"{named}: {error}") from None
 
 

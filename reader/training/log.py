@@ -36,7 +36,7 @@ COLUMNS = (
 """Losses are nats; `seconds` is the step's wall time; the last four follow from an evaluation after the step."""
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 190, 56, 16, 30, 24
-_COLOURS = ("#1f6f8b", "#c8553d", "#6a994e", "#7b5ea7")
+_COLOURS = ("#1f6f8b", "#c8553d", "#6a994e", "#7b5ea7", "#b8860b")
 _POINTS = 400
 
 
@@ -96,10 +96,12 @@ def plot_log(log: Path, target: Path) -> None:
     """Draws the log's losses and scores over steps as one SVG file."""
     rows = read_log(log)
     panels = [
-        ("loss (nats)", ("loss", "cross_entropy", "distillation")),
+        ("loss (nats)", ("loss", "cross_entropy", "distillation", "ranking", "pointing")),
         ("dev scores", ("em", "f1", "recall1_before", "recall1_after")),
     ]
-    drawn = [(title, {name: points for name in names if (points := _points(rows, name))}) for title, names in panels]
+    known = {name: _points(rows, name) for _, names in panels for name in names}
+    known = {name: points for name, points in known.items() if any(y for _, y in points)}
+    drawn = [(title, {name: known[name] for name in names if name in known}) for title, names in panels]
     drawn = [(title, series) for title, series in drawn if series]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT * len(drawn)}" '

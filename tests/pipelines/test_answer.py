@@ -141,9 +141,10 @@ def test_the_kept_passages_are_those_that_sorting_all_gives(world: Path, whole: 
 
 
 def test_the_first_stages_scores_count_as_the_model_says(
-    world: Path, whole: Path, tmp_path: Path, tiny_model: Callable[..., Path]
+    world: Path, whole: Path, tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With so much weight that nothing else matters, BM25's order stands; passages that queries bring have no score."""
+    monkeypatch.setattr(answer_stages, "_split", lambda *_: (2, 5))  # calls that do not divide the candidates
     model = tiny_model(tmp_path / "m", memory_layers=2, live_a=1, live_b=1, window=48, retrieval_weight=1e5)
     run(world, tmp_path / "all", model=model, select=SMALL["candidates"], precision="float32")
     memory = Memory.open(world / "memory")

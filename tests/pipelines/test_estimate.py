@@ -81,6 +81,8 @@ def test_every_member_of_the_family_is_counted() -> None:
     assert stage_costs(separate, candidates=20, **shape).rerank == 20 * (
         768 + 2 * encoder_layer_cost(lumen.encoder, 144)
     )
+    late = replace(glimmer, reranker=RerankerConfig(late_interaction=1.0))
+    assert stage_costs(late, candidates=20, **shape).rerank == 20 * 768 * (1 + 16 * 128)
     assert reranked.total == sum(value for name, value in reranked.to_json().items() if name != "total")
     with pytest.raises(UsageError, match="select must lie between 1 and the 4 candidates"):
         stage_costs(glimmer, candidates=4, **shape)

@@ -27,6 +27,7 @@ from glimmer.pipelines.encode import encode
 from glimmer.pipelines.index import open_index
 from glimmer.pipelines.train import _start, train
 from glimmer.reader.candidates import CandidateFinder
+from glimmer.reader.config import RerankerConfig
 from glimmer.reader.queries import open_queries
 from glimmer.reader.training.config import (
     CheckpointConfig,
@@ -303,6 +304,15 @@ def test_a_decoder_may_come_from_another_model(world: Path, tmp_path: Path, tiny
             np.testing.assert_array_equal(tensors[name], source.tensors[name])
     with pytest.raises(UsageError, match="exclude each other"):
         replace(taken, decoder=FreshDecoder(layers=1, d_ff=8, num_heads=1, d_kv=8, kv_heads=1))
+
+
+def test_the_re_ranker_may_be_made_of_something_else_than_the_models(world: Path) -> None:
+    loaded = load_model(world / "model")
+    config, tensors = _start(loaded, config_of(world, "late", reranker=RerankerConfig(late_interaction=5.0)))
+    assert config.reranker == {"layers": 0, "retrieval_weight": 0.0, "late_interaction": 5.0}
+    for name in tensors:
+        np.testing.assert_array_equal(tensors[name], loaded.tensors[name])
+    assert _start(loaded, config_of(world, "same"))[0].reranker is None
 
 
 def test_live_layers_may_begin_quieter(world: Path) -> None:

@@ -398,6 +398,35 @@ def test_the_first_stages_scores_are_added_as_configured_and_only_where_known() 
     assert Reader(config(reranker=RerankerConfig(retrieval_weight=2.0))).ranked(found, None) is found
 
 
+@pytest.mark.parametrize("name", ["glimmer", "glimmer, bert"])
+def test_late_interaction_is_the_mean_best_cosine_of_the_questions_tokens(name: str) -> None:
+    """Against NumPy, question by question and passage by passage; padding of either does not count."""
+    plain, params = reader_of(name)
+    late = Reader(dataclasses.replace(FAMILY[name], reranker=RerankerConfig(late_interaction=3.0)), dtype=jnp.float32)
+    assert late.shapes() == plain.shapes(), "it has no weights of its own"
+    data = given()
+    asked = jax.jit(plain.question)(params, data.question, data.lengths.question)
+    memory = jax.jit(plain.memory)(params, data.passages, data.lengths.passages)
+    found = jax.jit(late.live_a)(params, asked, memory, data.lengths)
+    before = jax.jit(plain.live_a)(params, asked, memory, data.lengths)
+    np.testing.assert_array_equal(found.hidden, before.hidden)
+    assert found.scores is not None
+    assert before.scores is not None
+    hidden = np.asarray(found.hidden, np.float64)
+    if name == "glimmer":
+        norm = np.asarray(plain.tensors(params)["reranker.norm.scale"], np.float64)
+        hidden = hidden / np.sqrt((hidden**2).mean(axis=-1, keepdims=True) + 1e-6) * norm
+    for row, (words, counts) in enumerate(zip(data.lengths.question, data.lengths.passages, strict=True)):
+        for candidate, count in enumerate(np.asarray(counts)):
+            if count == 0:
+                assert np.isneginf(found.scores[row, candidate])
+                continue
+            question, passage = hidden[row, candidate, :words], hidden[row, candidate, SQ : SQ + count]
+            unit = [each / np.linalg.norm(each, axis=-1, keepdims=True) for each in (question, passage)]
+            expected = float(before.scores[row, candidate]) + 3.0 * (unit[0] @ unit[1].T).max(axis=1).mean()
+            assert float(found.scores[row, candidate]) == pytest.approx(expected, abs=2e-5)
+
+
 def test_a_model_directory_describes_its_reader() -> None:
     model = ModelConfig(
         encoder=T5,

@@ -83,6 +83,7 @@ def test_the_smallest_file_has_the_papers_defaults(tmp_path: Path) -> None:
         ("[data]\ngold = 1", "data.gold must be true or false"),
         ("[data]\ncandidates = 2\nselect = 3", r"select \(3\) must lie between 1 and candidates \(2\)"),
         ("[losses]\nlikelihood = 'median'", "losses.likelihood must be one of mean, sum"),
+        ("[reranker]\nlate_interaction = -1", r"\[reranker\]: reranker.late_interaction must not be negative"),
         ("[losses]\nscore_temperature = 0", r"\[losses\]: distillation temperatures must be above 0"),
         ("data = 1", "no key|not valid TOML|must be a section"),
         ("x =", "not valid TOML"),

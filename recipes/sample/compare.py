@@ -1,0 +1,222 @@
+"""What each ingredient of the sample reader adds, and GLIMMER against LUMEN and FiD: compare.py DATA WORK STEPS.
+
+Runs after `run.sh DATA WORK`, in its folder. Every reader starts from MiniLM's layers and the decoder that has learnt
+to copy, and trains STEPS steps of the recipe's first settings, so that they differ in what the table names alone.
+Answers the dev questions at several m and k and writes compare.json, compare.md and compare.svg; readers and rows that
+are there already are kept, so the same command goes on after a cut.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from math import log
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from glimmer.encoders.models import load_model
+from glimmer.pipelines.answer import answer
+from glimmer.pipelines.answer_quality import AnswerQuality
+from glimmer.pipelines.convert import convert
+from glimmer.pipelines.costs import stage_costs
+from glimmer.pipelines.encode import encode
+from glimmer.pipelines.progress import TerminalProgress
+from glimmer.pipelines.train import train
+from glimmer.reader.config import ReaderConfig
+from glimmer.reader.queries import open_queries
+from glimmer.reader.training.config import TrainConfig
+from glimmer.storage.memory import Memory
+
+QUESTION_TOKENS, PASSAGE_TOKENS, ANSWER_TOKENS = 12, 97, 5  # means over the dev questions and this memory
+INGREDIENT_SHAPE = (40, 5)
+SHAPES = {
+    "GLIMMER": [(5, 1), (5, 2), (5, 5), (10, 1), (10, 5), (20, 1), (20, 2), (20, 5), (40, 1), (40, 5), (40, 10)],
+    "LUMEN": [(1, 1), (2, 2), (5, 5), (10, 10), (20, 20)],
+    "FiD": [(1, 1), (2, 2), (5, 5), (10, 10), (20, 20)],
+}
+COLOURS = {"GLIMMER": "#b3261e", "LUMEN": "#1f6f5c", "FiD": "#3b5bdb"}
+
+
+def settings(name: str, steps: int) -> TrainConfig:
+    """The recipe's first reader settings, as short as `steps`, its output and run named after `name`."""
+    base = TrainConfig.from_toml(Path(__file__).with_name("reader-1.toml"))
+    rates = replace(base.optimiser, decay=steps // 3)
+    where = name.lower().replace(" ", "-").replace("+-", "")
+    return replace(
+        base, steps=steps, optimiser=rates, evaluation=None, run=f"compare/runs/{where}", output=f"compare/{where}"
+    )
+
+
+def ingredients(steps: int) -> dict[str, TrainConfig]:
+    """Each adds one thing to the one before."""
+    whole = settings("GLIMMER", steps)
+    kept = {task.name: task for task in whole.tasks}
+    cloze = replace(
+        settings("cloze only", steps),
+        tasks=(kept["cloze"],),
+        losses=replace(whole.losses, distillation_weight=0.0, ranking_weight=0.0),
+        data=replace(whole.data, gold=False, irrelevant_weight=1.0),
+    )
+    named = {"cloze only": cloze}
+
+    def add(name: str, like: TrainConfig, **changes: Any) -> TrainConfig:
+        own = settings(name, steps)
+        named[name] = replace(like, run=own.run, output=own.output, **changes)
+        return named[name]
+
+    real = add("+ real questions", cloze, tasks=(kept["nq"], kept["cloze"]))
+    distilled = add("+ distillation", real, losses=replace(real.losses, distillation_weight=1.0))
+    filtered = add("+ filtering", distilled, data=replace(distilled.data, irrelevant_weight=0.0))
+    ranked = add("+ ranking", filtered, losses=replace(whole.losses, distillation_weight=1.0))
+    add("+ gold put in", ranked, data=whole.data)
+    return named
+
+
+def family(steps: int) -> dict[str, TrainConfig]:
+    """One recipe, three ways to share the same layers out."""
+    lumen, fid = settings("LUMEN", steps), settings("FiD", steps)
+    return {
+        "GLIMMER": settings("GLIMMER", steps),
+        "LUMEN": replace(lumen, model="base-lumen", reranker=None),
+        "FiD": replace(fid, model="base-fid", memory="embeddings.memory", reranker=None),
+    }
+
+
+def prepare(source: str) -> None:
+    """The two other splits of MiniLM, and for FiD a memory of embeddings."""
+    for name, live in (("base-lumen", "1/2"), ("base-fid", "1")):
+        if not Path(name).exists():
+            convert(source="minilm", output=name, live_proportion=live, rerank_proportion="0")
+    encode(sources=[source], memory="embeddings.memory", model="base-fid", progress=TerminalProgress())
+
+
+def measured(config: TrainConfig, shape: tuple[int, int], questions: str) -> dict[str, float]:
+    """Exact match and the rest at (m, k), with the query's cost and the answer job's speed."""
+    candidates, select = shape
+    model = ReaderConfig.from_model(load_model(config.output).config)
+    out = Path("compare/predictions.jsonl")
+    result = answer(
+        queries=questions,
+        memory=config.memory,
+        model=config.output,
+        output=out,
+        candidates=candidates,
+        select=select,
+        max_answer_tokens=16,
+        grounded=True,
+        candidates_from="retrieval",
+        restart=True,
+    )
+    scores = AnswerQuality(Memory.open(Path(config.memory)), open_queries(questions))(out)
+    costs = stage_costs(
+        model,
+        question_tokens=QUESTION_TOKENS,
+        passage_tokens=PASSAGE_TOKENS,
+        candidates=candidates,
+        selected=select,
+        answer_tokens=ANSWER_TOKENS,
+    )
+    return {**scores.to_json(), "gflop": 2 * costs.total / 1e9, "queries_per_second": result.queries_per_second}
+
+
+def plot(rows: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Exact match against GFLOP a query, logarithmic, a series a reader; each point labelled m/k."""
+    wide, tall, left, top = 640, 380, 56, 30
+    points = {name: [(shape, row["gflop"], row["em"]) for shape, row in each.items()] for name, each in rows.items()}
+    every = [point for each in points.values() for point in each]
+    low, high = min(x for _, x, _ in every) / 1.2, max(x for _, x, _ in every) * 1.2
+    best = max(y for _, _, y in every) * 1.1 or 1.0
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + (wide - left - 20) * log(x / low) / log(high / low), top + (tall - top - 44) * (1 - y / best)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{tall}" font-family="sans-serif" '
+        'font-size="11"><rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{left}" y="16" font-weight="bold">exact match (dev) against GFLOP a query; labels are m/k</text>',
+    ]
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = place(low, best * share)[1]
+        parts.append(f'<path d="M{left} {y:.1f}H{wide - 20}" stroke="#ddd"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{best * share:.2f}</text>')
+    for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100):
+        if low <= tick <= high:
+            x = place(tick, 0)[0]
+            parts.append(f'<path d="M{x:.1f} {top}V{tall - 44}" stroke="#eee"/>')
+            parts.append(f'<text x="{x:.1f}" y="{tall - 28}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<text x="{wide - 20}" y="{tall - 10}" text-anchor="end">GFLOP a query</text>')
+    for number, (name, each) in enumerate(points.items()):
+        colour = COLOURS[name]
+        parts.append(f'<text x="{left + 90 * number}" y="{tall - 10}" fill="{colour}">● {name}</text>')
+        if name != "GLIMMER":  # its points vary in two ways: no line joins them
+            line = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for _, x, y in each)
+            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
+        for shape, x, y in each:
+            px, py = place(x, y)
+            parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>')
+            parts.append(f'<text x="{px + 4:.1f}" y="{py - 4:.1f}" fill="{colour}" font-size="9">{shape}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def tables(found: dict[str, dict[str, dict[str, float]]], names: list[str], steps: int) -> str:
+    """Both tables in Markdown."""
+    m, k = INGREDIENT_SHAPE
+    lines = [
+        f"Each reader: {steps} steps.",
+        "",
+        f"| ingredients (m = {m}, k = {k}) | EM | F1 | recall@1 of BM25 | recall@1 re-ranked |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in names:
+        row = found.get(name, {}).get(f"{m}/{k}")
+        if row:
+            values = (row["em"], row["f1"], row["recall1_before"], row["recall1_after"])
+            lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
+    lines += [
+        "",
+        "| reader | m | k | GFLOP a query | EM | F1 | queries/s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in SHAPES:
+        for shape, row in found.get(name, {}).items():
+            m_, k_ = shape.split("/")
+            lines.append(
+                f"| {name} | {m_} | {k_} | {row['gflop']:.2f} | {row['em']:.3f} | {row['f1']:.3f} | "
+                f"{row['queries_per_second']:.1f} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def main(data: str, work: str, steps: int) -> None:
+    """Trains and measures what is missing."""
+    source = str(Path(data, "knowledgesource.jsonl.gz").resolve())
+    questions = str(Path(data, "nq-dev-kilt.jsonl").resolve())
+    os.chdir(work)
+    Path("compare").mkdir(exist_ok=True)
+    prepare(source)
+    readers, parts = family(steps), ingredients(steps)
+    wanted = {name: (config, SHAPES[name]) for name, config in readers.items()}
+    wanted |= {name: (config, [INGREDIENT_SHAPE]) for name, config in parts.items()}
+    record = Path("compare/compare.json")
+    found: dict[str, dict[str, dict[str, float]]] = json.loads(record.read_text()) if record.exists() else {}
+    for name, (config, shapes) in wanted.items():
+        began = monotonic()
+        if not Path(config.output).exists():
+            train(config=config, progress=TerminalProgress())
+        for shape in shapes:
+            own = found.setdefault(name, {})
+            label = "{}/{}".format(*shape)
+            if label not in own:
+                own[label] = measured(config, shape, questions)
+                record.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"{name}: {monotonic() - began:,.0f} s", flush=True)
+    Path("compare/compare.md").write_text(tables(found, list(parts), steps))
+    Path("compare/compare.svg").write_text(plot({name: found[name] for name in SHAPES}))
+    print(Path("compare/compare.md").read_text())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
