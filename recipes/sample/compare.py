@@ -1,7 +1,7 @@
 """What each ingredient of the sample reader adds, and GLIMMER against LUMEN and FiD: compare.py DATA WORK STEPS.
 
 Runs after `run.sh DATA WORK`, in its folder. Every reader starts from MiniLM's layers and the decoder that has learnt
-to copy, and trains STEPS steps of the recipe's first settings, so that they differ in what the table names alone.
+to copy, and trains STEPS steps of the recipe's last settings, so that they differ in what the table names alone.
 Answers the dev questions at several m and k and writes compare.json, compare.md and compare.svg; readers and rows that
 are there already are kept, so the same command goes on after a cut.
 """
@@ -41,12 +41,19 @@ COLOURS = {"GLIMMER": "#b3261e", "LUMEN": "#1f6f5c", "FiD": "#3b5bdb"}
 
 
 def settings(name: str, steps: int) -> TrainConfig:
-    """The recipe's first reader settings, as short as `steps`, its output and run named after `name`."""
-    base = TrainConfig.from_toml(Path(__file__).with_name("reader-1.toml"))
-    rates = replace(base.optimiser, decay=steps // 3)
+    """The recipe's last settings from its first weights, as short as `steps`; output and run are named after `name`."""
+    base = TrainConfig.from_toml(Path(__file__).with_name("reader-3.toml"))
     where = name.lower().replace(" ", "-").replace("+-", "")
     return replace(
-        base, steps=steps, optimiser=rates, evaluation=None, run=f"compare/runs/{where}", output=f"compare/{where}"
+        base,
+        model="base",
+        decoder_from="copy-decoder",
+        live_scale=0.5,
+        steps=steps,
+        optimiser=replace(base.optimiser, decay=steps // 2),
+        evaluation=None,
+        run=f"compare/runs/{where}",
+        output=f"compare/{where}",
     )
 
 
@@ -71,7 +78,8 @@ def ingredients(steps: int) -> dict[str, TrainConfig]:
     distilled = add("+ distillation", real, losses=replace(real.losses, distillation_weight=1.0))
     filtered = add("+ filtering", distilled, data=replace(distilled.data, irrelevant_weight=0.0))
     ranked = add("+ ranking", filtered, losses=replace(whole.losses, distillation_weight=1.0))
-    add("+ gold put in", ranked, data=whole.data)
+    everything = add("+ gold put in", ranked, data=whole.data)
+    add("the same with the paper's re-ranker", everything, reranker=None)
     return named
 
 

@@ -13,9 +13,10 @@ if [ ! -d base ]; then
     python "$here/unpack_minilm.py" minilm
     glimmer convert minilm --output base --live-proportion 1/2 --rerank-proportion 2/3
 fi
-glimmer encode data/knowledgesource.jsonl.gz --memory wiki.memory --model base --precision float32
+glimmer encode data/knowledgesource.jsonl.gz --memory wiki.memory --model base
 [ -d tasks ] || glimmer tasks wiki.memory --output tasks
 [ -d silent ] || python "$here/silence.py" base silent
 [ -d copy-decoder ] || glimmer train --config "$here/copy.toml"
 [ -d reader-1 ] || glimmer train --config "$here/reader-1.toml"
 [ -d reader-2 ] || glimmer train --config "$here/reader-2.toml"
+[ -d reader-3 ] || glimmer train --config "$here/reader-3.toml"
