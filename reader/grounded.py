@@ -3,8 +3,8 @@
 The state is one bit per passage position: could the next token of this answer be the one that stands there? At first
 every position qualifies; after each token only the positions that follow a match. The tokens at the qualifying
 positions are the ones the decoder may write, and the end of the answer once it has one token and a word is complete.
-Everything is fixed-shape
-and runs inside the decoding loop, for greedy and beam search alike. Passages and answer must be in one vocabulary.
+Everything is fixed-shape and runs inside the decoding loop, for greedy and beam search alike. Passages and answer must
+be in one vocabulary.
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ class EvaluationConfig:
     """Answering a dev `file` every so many steps, the way `glimmer answer` does, from retrieved candidates.
 
     `candidates` (m) and `select` (k) are evaluation's own; `grounded` allows only answers that stand in the passages.
-    Training stops after `patience` evaluations in a row without
-    a better exact match; 0 never stops early. The weights of the best evaluation are what the run ends with.
+    Training stops after `patience` evaluations in a row without a better exact match; 0 never stops early. The weights
+    of the best evaluation are what the run ends with.
     """
 
     file: str
