@@ -43,8 +43,9 @@ class Section:
             self.fail("is missing", key)
         return self._left.pop(key)
 
-    def integer(self, key: str, *, least: int = 1, most: int = _LARGEST) -> int:
-        value = self.take(key)
+    def integer(self, key: str, *, least: int = 1, most: int = _LARGEST, default: int | None = None) -> int:
+        """`default` stands for a key that files of an earlier release do not have."""
+        value = default if default is not None and key not in self._left else self.take(key)
         if not isinstance(value, int) or isinstance(value, bool):
             self.fail(f"must be an integer, not {value!r:.40}", key)
         if not least <= value <= most:
@@ -60,8 +61,9 @@ class Section:
             self.fail(f"must be above {above} and at most {most}, not {value}", key)
         return float(value)
 
-    def boolean(self, key: str) -> bool:
-        value = self.take(key)
+    def boolean(self, key: str, *, default: bool | None = None) -> bool:
+        """`default` stands for a key that files of an earlier release do not have."""
+        value = default if default is not None and key not in self._left else self.take(key)
         if not isinstance(value, bool):
             self.fail(f"must be true or false, not {value!r:.40}", key)
         return value

@@ -49,11 +49,11 @@ class Shapes:
         most = QUESTION_LENGTHS[-1] if room is None else min(QUESTION_LENGTHS[-1], room - window)
         self.longest_question = most
         self._questions = sorted({min(length, most) for length in QUESTION_LENGTHS})
-        self._passages = sorted({min(window, -(-window * eighths // 128) * 16) for eighths in (2, 3, 4, 5, 6, 8)})
+        self._passages = passage_widths(window)
 
     def of(self, question: int, passage: int) -> Shape:
         """The smallest shape that holds this many tokens of each."""
-        return Shape(_bucket(self._questions, question), _bucket(self._passages, max(passage, 1)))
+        return Shape(smallest(self._questions, question), smallest(self._passages, max(passage, 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +198,11 @@ class BatchMaker:
             start += count
 
 
+def passage_widths(window: int) -> list[int]:
+    """Buckets of passage tokens where none has more than `window`, ascending: multiples of 16, and the window."""
+    return sorted({min(window, -(-window * eighths // 128) * 16) for eighths in (2, 3, 4, 5, 6, 8)})
+
+
 def check_question(query: Query, tokens: int, most: int) -> None:
     """InputError naming the query if its question has more tokens than the reader can take."""
     if tokens > most:
@@ -219,5 +224,6 @@ def check_questions(queries: Iterable[Query], model: LoadedModel, most: int) -> 
     return problems
 
 
-def _bucket(buckets: Sequence[int], length: int) -> int:
+def smallest(buckets: Sequence[int], length: int) -> int:
+    """The smallest of `buckets`, which ascend, that holds `length`."""
     return next(bucket for bucket in buckets if bucket >= length)

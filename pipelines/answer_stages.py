@@ -3,13 +3,14 @@
 Each stage is one compiled program per shape, compiled when the shape is first met and timed apart from its runs. How
 much goes into one call depends on the processor: accelerators take a whole batch, CPUs one question and about two
 thousand tokens at a time, which is when intermediate results still fit the cache (measured: forty candidates at once
-take twice as long as ten at a time). Decoding always takes the whole batch, since reading the decoder's weights is what
+take twice as long as ten at a time), longest candidates first, so that most calls need not be as wide as the longest of
+all. Decoding always takes the whole batch, since reading the decoder's weights is what
 it costs. Either way no operation mixes questions, and the split depends on the shape alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,11 @@ from ..reader.config import ReaderConfig
 from ..reader.fusion import Fused
 from ..reader.generation import GenerationConfig
 from ..reader.grounded import check_groundable, grounding
-from ..reader.live_encoder import Lengths
+from ..reader.live_encoder import Lengths, take_rows
 from ..reader.model import Candidates, load_reader
 from ..storage.codecs import Codec
 from ..storage.memory import Memory
-from .answer_batches import Batch, Shape
+from .answer_batches import Batch, Shape, passage_widths, smallest
 from .answer_clock import COMPILE, Clock
 
 _CPU_TOKENS = 2_048
@@ -62,7 +63,7 @@ class DeviceStages:
 
     Args:
         model: a model directory with a decoder.
-        memory: gives the codec, and for grounded answers the passages' tokens.
+        memory: gives the codec, and for answers that are grounded or copied the passages' tokens.
         candidates, select: m and k.
         generation: how answers are decoded.
         precision: of products, `bfloat16` or `float32`.
@@ -86,25 +87,32 @@ class DeviceStages:
         if generation.grounded:
             check_groundable(self._reader.config)
         self._memory, self._clock = memory, clock
-        self._rows, self._candidates, self._grounded = rows, candidates, generation.grounded
+        self._rows, self._candidates, self._widths = rows, candidates, passage_widths(memory.window)
+        copies = self._reader.config.decoder.copy_width > 0
+        self._needs_tokens = generation.grounded or copies
         tokenizer = model.tokenizer
         specials = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id}
         words = tokenizer.word_parts() if generation.grounded else None
         reader, codec = self._reader, memory.codec
 
         def rank(
-            parts: list[Candidates], passages: jax.Array, retrieval: jax.Array
+            parts: list[Candidates], back: jax.Array, passages: jax.Array, retrieval: jax.Array
         ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-            hidden = jnp.concatenate([part.hidden for part in parts], axis=1)
+            hidden = jnp.concatenate([part.hidden for part in parts], axis=1)[:, back]
             scored = [part.scores for part in parts if part.scores is not None]
-            scores = jnp.concatenate(scored, axis=1) if scored else None
+            scores = jnp.concatenate(scored, axis=1)[:, back] if scored else None
             together = reader.ranked(Candidates(hidden, scores), retrieval)
             # The re-ranker's scores do not depend on the question's length: only the passages' matter here.
             chosen = reader.select(together, Lengths(jnp.zeros(passages.shape[0], jnp.int32), passages), select)
             return hidden, together.scores, chosen
 
-        def answer(params: Any, fused: list[Fused], tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, ...]:
-            whole = Fused(*(jnp.concatenate(field) for field in zip(*fused, strict=True)))
+        def answer(
+            params: Any, fused: list[Fused], tokens: jax.Array, lengths: jax.Array, scores: jax.Array | None
+        ) -> tuple[jax.Array, ...]:
+            whole = Fused(*(jnp.concatenate([getattr(part, name) for part in fused]) for name in ("hidden", "mask")))
+            if copies:
+                question = whole.mask.shape[1] // select - tokens.shape[2]
+                whole = reader.readable(whole, tokens, lengths, scores, question_width=question)
             ground = None
             if generation.grounded:
                 ground = grounding(tokens, lengths, specials=sorted(specials), words=words)
@@ -114,6 +122,7 @@ class DeviceStages:
         self._question = _Program(reader.question, clock)
         self._decompress = _Program(_decoding(codec, reader.dtype), clock)
         self._live_a = _Program(reader.live_a, clock)
+        self._widen = _Program(_widened, clock, static="width")
         self._rank = _Program(rank, clock)
         self._live_b = _Program(reader.live_b, clock, static="question_width")
         self._answer = _Program(answer, clock)
@@ -138,8 +147,11 @@ class DeviceStages:
             chosen.append(kept)
             scores.append(scored)
         tokens, lengths = self._grounds(shape, batch, chosen)
+        pairs = zip(scores, chosen, strict=True)
+        known = [take_rows(scored, kept) for scored, kept in pairs if scored is not None]
+        kept_scores = jnp.concatenate(known) if known else None
         with self._clock.device("decode") as wait:
-            answers, counts = self._answer(shape, self._params, fused, tokens, lengths)
+            answers, counts = self._answer(shape, self._params, fused, tokens, lengths, kept_scores)
             wait.append(answers)
         return Answers(
             tokens=np.asarray(answers),
@@ -157,22 +169,32 @@ class DeviceStages:
         with clock.device("question") as wait:
             question = self._question(shape, params, jnp.asarray(batch.questions[rows]), lengths)
             wait.append(question)
+        own = batch.passage_lengths[rows]
+        calls = -(-own.shape[1] // passages)
+        every = Lengths(lengths, jnp.asarray(_padded(own, calls * passages)))
+        order = _longest_first(_padded(own, calls * passages))
         parts: list[Candidates] = []
-        counts: list[npt.NDArray[np.int32]] = []
-        for start in range(0, self._candidates, passages):
-            codes = _padded(batch.codes[rows, start : start + passages], passages)
-            count = _padded(batch.passage_lengths[rows, start : start + passages], passages)
+        for start in range(0, len(order), passages):
+            taken = order[start : start + passages]
+            # Places beyond the candidates are absent passages, whatever codes stand there.
+            present = np.minimum(taken, own.shape[1] - 1)
+            count = np.where(taken < own.shape[1], own[:, present], 0)
+            part = Shape(shape.question, min(smallest(self._widths, max(int(count.max()), 1)), shape.passage))
+            codes = batch.codes[rows, :, : part.passage][:, present]
             with clock.device("decompress") as wait:
-                memory = self._decompress(shape, jnp.asarray(codes))
+                memory = self._decompress(part, jnp.asarray(codes))
                 wait.append(memory)
             with clock.device("live A") as wait:
-                parts.append(self._live_a(shape, params, question, memory, Lengths(lengths, jnp.asarray(count))))
+                found = self._live_a(part, params, question, memory, Lengths(lengths, jnp.asarray(count)))
+                hidden = found.hidden
+                if part != shape:
+                    hidden = self._widen((part, shape), hidden, width=shape.question + shape.passage)
+                parts.append(found._replace(hidden=hidden))
                 wait.append(parts[-1])
-            counts.append(count)
-        retrieval = _padded(batch.retrieval[rows], sum(count.shape[1] for count in counts))
-        every = Lengths(lengths, jnp.asarray(np.concatenate(counts, axis=1)))
+        retrieval = _padded(batch.retrieval[rows], len(order))
+        back = jnp.asarray(np.argsort(order))
         with clock.device("live A") as wait:
-            hidden, scores, chosen = self._rank(shape, parts, every.passages, jnp.asarray(retrieval))
+            hidden, scores, chosen = self._rank(shape, parts, back, every.passages, jnp.asarray(retrieval))
             wait.append(chosen)
         with clock.device("live B") as wait:
             fused = self._live_b(shape, params, hidden, every, chosen, question_width=shape.question)
@@ -182,8 +204,8 @@ class DeviceStages:
     def _grounds(
         self, shape: Shape, batch: Batch, chosen: list[jax.Array]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Tokens int32 [B, k, L] and their number int32 [B, k] of the chosen passages; empty unless grounded."""
-        if not self._grounded:
+        """Tokens int32 [B, k, L] and their number int32 [B, k] of the chosen passages; empty where none are needed."""
+        if not self._needs_tokens:
             return np.zeros((0, 0, 0), np.int32), np.zeros((0, 0), np.int32)
         picked = np.concatenate([np.asarray(part) for part in chosen])
         tokens = np.zeros((*picked.shape, shape.passage), np.int32)
@@ -204,9 +226,9 @@ class _Program:
     def __init__(self, function: Callable[..., Any], clock: Clock, *, static: str | None = None) -> None:
         self._function = jax.jit(function, static_argnames=() if static is None else (static,))
         self._clock = clock
-        self._compiled: dict[Shape, Any] = {}
+        self._compiled: dict[Hashable, Any] = {}
 
-    def __call__(self, shape: Shape, *arguments: Any, **static: Any) -> Any:
+    def __call__(self, shape: Hashable, *arguments: Any, **static: Any) -> Any:
         program = self._compiled.get(shape)
         if program is None:
             with self._clock.stage(COMPILE):
@@ -217,6 +239,16 @@ class _Program:
 
 def _decoding(codec: Codec, dtype: Any) -> Callable[[jax.Array], jax.Array]:
     return lambda codes: codec.decode(codes, dtype)
+
+
+def _widened(hidden: jax.Array, width: int) -> jax.Array:
+    """hidden [B,n,S,D] -> [B,n,width,D], what is new 0: padding, which the passages' lengths hide."""
+    return jnp.pad(hidden, ((0, 0), (0, 0), (0, width - hidden.shape[2]), (0, 0)))
+
+
+def _longest_first(lengths: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """The order in which candidates of `lengths` int32 [g, n] are computed; as they stand for several questions."""
+    return np.argsort(-lengths[0], kind="stable") if len(lengths) == 1 else np.arange(lengths.shape[1])
 
 
 def _split(shape: Shape, rows: int, candidates: int) -> tuple[int, int]:

@@ -57,7 +57,8 @@ def encoder_layer_cost(config: EncoderConfig, tokens: int) -> int:
 def cross_memory_cost(config: DecoderConfig, *, places: int, memory_width: int) -> int:
     """Keys and values of `places` encoder outputs of width `memory_width`, for every layer that attends to them."""
     bridge = 0 if memory_width == config.d_model else places * memory_width * config.d_model
-    return bridge + config.cross_layers * 2 * places * config.d_model * config.kv_heads * config.d_kv
+    copying = places * config.d_model * config.copy_width
+    return bridge + copying + config.cross_layers * 2 * places * config.d_model * config.kv_heads * config.d_kv
 
 
 def decoder_step_cost(config: DecoderConfig, *, places: int, cache: int) -> int:
@@ -71,7 +72,8 @@ def decoder_step_cost(config: DecoderConfig, *, places: int, cache: int) -> int:
     itself = config.d_model * (2 * inner + 2 * shared) + 2 * cache * inner
     across = config.d_model * 2 * inner + 2 * places * inner
     feed_forward = (3 if config.gated else 2) * config.d_model * config.d_ff
-    head = config.d_model * config.vocab_size
+    copying = (config.d_model + places) * config.copy_width + (config.d_model if config.copy_width else 0)
+    head = config.d_model * config.vocab_size + copying
     return config.num_layers * (itself + feed_forward) + config.cross_layers * across + head
 
 

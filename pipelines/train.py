@@ -137,6 +137,7 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
             pad=(model.tokenizer.pad_id, reader.config.decoder.pad_id),
             passage_tokens=config.data.passage_tokens,
             as_tokens=config.train == "everything",
+            with_words=reader.config.decoder.copy_width > 0,
             seed=config.seed,
         )
         step = TrainStep(
@@ -264,6 +265,8 @@ def _start(loaded: LoadedModel, run: TrainConfig) -> tuple[ModelConfig, dict[str
             kv_heads=fresh.kv_heads,
             shared_embedding=True,
             tied_head=fresh.tied_head,
+            copy_width=fresh.copy_width,
+            copy_by_score=fresh.copy_by_score,
             start_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,

@@ -25,8 +25,10 @@ class DecoderConfig:
     layer-sparse cross-attention; 1 is T5. `shared_embedding` reads tokens through the encoder's word embeddings,
     `tied_head` also writes them through the same table (then there is no `lm_head`); `head_scale` multiplies the last
     hidden state before the head (T5 1.0, tied, used d_model**-0.5; 1.0 elsewhere), `embedding_scale` what enters: T5's
-    word embeddings are about 1 a dimension; BERT's are far smaller, and layers would drown them. `start_id`, `eos_id`
-    and `pad_id` are token ids: what decoding begins from, what ends an answer, what follows it.
+    word embeddings are about 1 a dimension; BERT's are far smaller, and layers would drown them. `copy_width` > 0 lets
+    the decoder take tokens from where they stand in the passages (`copying`): so many dimensions are they found by;
+    with `copy_by_score` a place also counts by its passage's share of the re-ranker's scores.
+    `start_id`, `eos_id` and `pad_id` are token ids: what decoding begins from, what ends an answer, what follows it.
     """
 
     vocab_size: int
@@ -45,6 +47,8 @@ class DecoderConfig:
     tied_head: bool = False
     head_scale: float = 1.0
     embedding_scale: float = 1.0
+    copy_width: int = 0
+    copy_by_score: bool = False
     start_id: int = 0
     eos_id: int = 1
     pad_id: int = 0
@@ -52,6 +56,8 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.kv_heads not in (1, self.num_heads):
             raise ModelError(f"decoder.kv_heads must be 1 or num_heads ({self.num_heads}), not {self.kv_heads}")
+        if self.copy_by_score and not self.copy_width:
+            raise ModelError("decoder.copy_by_score needs copy_width: there is nothing to copy by")
         if not 1 <= self.cross_every <= self.num_layers:
             raise ModelError(
                 f"decoder.cross_every must be between 1 and num_layers ({self.num_layers}), or no layer would see the "
@@ -112,10 +118,12 @@ class DecoderConfig:
         if buckets % 2 != 0 or distance <= buckets // 2:
             section.fail(f"must be even and below twice relative_max_distance, not {buckets}", "relative_buckets")
         flags = {key: section.boolean(key) for key in ("gated", "shared_embedding", "tied_head")}
+        by_score = section.boolean("copy_by_score", default=False)
         ids = {key: section.integer(key, least=0, most=1 << 24) for key in ("start_id", "eos_id", "pad_id")}
         eps = section.number("layer_norm_eps", above=0.0, most=1.0)
         scale = section.number("head_scale", above=0.0, most=1e6)
         embedding_scale = section.number("embedding_scale", above=0.0, most=1e6, default=1.0)
+        copy_width = section.integer("copy_width", least=0, most=1 << 16, default=0)
         section.end()
         try:
             return cls(
@@ -129,6 +137,8 @@ class DecoderConfig:
                 layer_norm_eps=eps,
                 head_scale=scale,
                 embedding_scale=embedding_scale,
+                copy_width=copy_width,
+                copy_by_score=by_score,
             )
         except ModelError as error:
             raise ModelError(f"{where}: {error}") from None
@@ -192,6 +202,11 @@ class ReaderConfig:
         decoder = self.decoder
         if decoder.tied_head and not decoder.shared_embedding:
             raise ModelError("decoder.tied_head needs shared_embedding: the head is the encoder's word embeddings")
+        if decoder.copy_width and decoder.vocab_size != self.encoder.vocab_size:
+            raise ModelError(
+                f"decoder.copy_width: to copy from passages it must have their vocabulary of {self.encoder.vocab_size} "
+                f"tokens, but the decoder has {decoder.vocab_size}"
+            )
         if decoder.shared_embedding and (decoder.vocab_size, decoder.d_model) != (
             self.encoder.vocab_size,
             self.encoder.d_model,

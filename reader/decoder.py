@@ -1,7 +1,7 @@
 """The T5-style decoder that reads the fused passages and writes the answer.
 
 Fusion-in-decoder (arXiv 2007.01282): cross-attention runs over the concatenation of all kept passages. Two ways through
-the same weights: `logits` for a known answer (training, scoring), and `step` for one token at a time, with the keys and
+the same weights: `teach` for a known answer (training, scoring), and `step` for one token at a time, with the keys and
 values of the passages computed once per question (`cross`) and those of the answer so far in a fixed-size cache.
 FiDO's two reliefs of memory bandwidth (arXiv 2212.08153) are configuration: multi-query attention, and cross-attention
 in every n-th layer only.
@@ -23,6 +23,8 @@ from ..encoders.layered import layer_key, mask_bias, merge_heads, split_heads
 from ..encoders.primitives import MASKED, Linear, RMSNorm, attend, contract, dot, dropout, relative_position_bucket
 from ..encoders.t5 import T5Mlp
 from .config import DecoderConfig
+from .copying import CopyHead, Shares, mixed
+from .fusion import Fused
 from .live_encoder import take_rows
 
 
@@ -30,11 +32,15 @@ class CrossMemory(NamedTuple):
     """Passages as the cross-attention layers read them; shared by all beams. One entry a cross-attention layer.
 
     `keys`, `values` [B, Hkv, Dh, M] in the compute dtype (M = fused positions); `bias` float32 [B,1,1,M] hides padding.
+    Where the decoder copies, `copy_keys` [B,M,W] in the compute dtype, `tokens` int32 [B,M], and `prior` as in `Fused`.
     """
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
     bias: jax.Array
+    copy_keys: jax.Array | None = None
+    tokens: jax.Array | None = None
+    prior: jax.Array | None = None
 
 
 class AnswerCache(NamedTuple):
@@ -50,6 +56,21 @@ class AnswerCache(NamedTuple):
             return tuple(take_rows(cache, parents) for cache in caches)
 
         return AnswerCache(move(self.keys), move(self.values))
+
+
+class Taught(NamedTuple):
+    """What teacher forcing gives, at place t of T for the token after input t.
+
+    Attributes:
+        logits: float32 [B,T,V] over the vocabulary.
+        shares: the mixture's weights where the decoder copies, else None.
+        seen: natural logarithms of what was attended to, without dropout, float32 [B,heads,T,M]: one entry a
+            cross-attention layer, and a last one of one head where the decoder copies. Empty unless asked for.
+    """
+
+    logits: jax.Array
+    shares: Shares | None
+    seen: tuple[jax.Array, ...]
 
 
 class DecoderAttention(nnx.Module):
@@ -200,42 +221,45 @@ class Decoder(nnx.Module):
         self.layers = nnx.List([DecoderLayer(config, number, rngs=rngs) for number in range(config.num_layers)])
         self.final_norm = RMSNorm(config.d_model, config.layer_norm_eps)
         self.lm_head = None if config.tied_head else Linear(config.d_model, config.vocab_size, rngs=rngs)
+        self.copy = CopyHead(config, rngs=rngs) if config.copy_width else None
 
     def logits(
         self,
         tokens: jax.Array,
-        memory: jax.Array,
-        mask: jax.Array,
+        fused: Fused,
         table: jax.Array | None,
         *,
         dropout_rate: float = 0.0,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Teacher-forced logits float32 [B,T,V] after each decoder input.
+        """Teacher-forced logits float32 [B,T,V] after each decoder input (logarithms of probabilities where the decoder
+        copies). Arguments as in `teach`."""
+        taught = self.teach(tokens, fused, table, dropout_rate=dropout_rate, key=key)
+        return taught.logits if taught.shares is None else mixed(taught.logits, taught.shares, _needed(fused.tokens))
 
-        `tokens` int32 [B,T] (start token first), `memory` [B,M,Denc] with `mask` bool [B,M]; `key` turns dropout on.
-        """
-        return self.watched_logits(tokens, memory, mask, table, watched=0, dropout_rate=dropout_rate, key=key)[0]
-
-    def watched_logits(
+    def teach(
         self,
         tokens: jax.Array,
-        memory: jax.Array,
-        mask: jax.Array,
+        fused: Fused,
         table: jax.Array | None,
         *,
-        watched: int,
+        watched: int = 0,
         dropout_rate: float = 0.0,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """`logits`, and `DecoderAttention.log_weights` of the first `watched` heads of every cross-attention layer."""
+    ) -> Taught:
+        """Teacher forcing: what the decoder makes of each input token. See `Taught`.
+
+        `tokens` int32 [B,T] (start token first), `fused` the passages, with their tokens where the decoder copies;
+        `key` turns dropout on. `watched` > 0 asks for what the first so many heads of every cross-attention layer
+        attend to.
+        """
         length = tokens.shape[1]
         places = jnp.arange(length, dtype=jnp.int32)
         distance = places[None, :] - places[:, None]
         causal = jnp.where(distance > 0, MASKED, 0.0).astype(jnp.float32)
         within = (self._relative(distance) + causal,)
-        across = (mask_bias(mask),)
-        source = self._project(memory)
+        across = (mask_bias(fused.mask),)
+        source = self._project(fused.hidden)
         seen: list[jax.Array] = []
         hidden = dropout(self._embed(tokens, table), dropout_rate, layer_key(key, self.config.num_layers))
         for number, layer in enumerate(self.layers):
@@ -256,17 +280,30 @@ class Decoder(nnx.Module):
                     seen.append(attention.log_weights(normed, source, across[0], heads=watched, dtype=self.dtype))
             hidden = layer.feed_forward(hidden, dtype=self.dtype, dropout_rate=dropout_rate, key=own)
         last = layer_key(key, self.config.num_layers + 1)
-        return self._head(dropout(self.final_norm(hidden), dropout_rate, last), table), tuple(seen)
+        hidden = dropout(self.final_norm(hidden), dropout_rate, last)
+        shares = None
+        if self.copy is not None:
+            keys = self.copy.keys(source, dtype=self.dtype)
+            shares = self.copy.shares(hidden, keys, _needed(fused.tokens), fused.prior, dtype=self.dtype)
+            if watched:
+                seen.append(shares.places[:, None])
+        return Taught(self._head(hidden, table), shares, tuple(seen))
 
-    def cross(self, memory: jax.Array, mask: jax.Array) -> CrossMemory:
-        """The passages' keys and values, once per question: memory [B,M,Denc], mask bool [B,M]."""
-        source = self._project(memory)
+    def cross(self, fused: Fused) -> CrossMemory:
+        """The passages' keys and values, once per question; with their tokens where the decoder copies."""
+        source = self._project(fused.hidden)
         pairs = [
             layer.cross_attention.transposed(source, dtype=self.dtype)
             for layer in self.layers
             if layer.cross_attention is not None
         ]
-        return CrossMemory(tuple(k for k, _ in pairs), tuple(v for _, v in pairs), mask_bias(mask))
+        copy_keys = None if self.copy is None else self.copy.keys(source, dtype=self.dtype)
+        bias = mask_bias(fused.mask)
+        keys, values = tuple(k for k, _ in pairs), tuple(v for _, v in pairs)
+        if self.copy is None:
+            return CrossMemory(keys, values, bias)
+        copy_keys = self.copy.keys(source, dtype=self.dtype)
+        return CrossMemory(keys, values, bias, copy_keys, _needed(fused.tokens), fused.prior)
 
     def empty_cache(self, batch: int, rows: int, length: int) -> AnswerCache:
         """A cache for `rows` answers of at most `length` tokens to each of `batch` questions."""
@@ -279,7 +316,8 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, AnswerCache]:
         """One token further: tokens int32 [B,N] at `position` (int32 scalar, 0 for the start token).
 
-        Returns float32 logits [B,N,V] of the next token and the cache with this one added. On CPUs N should be 2 or
+        Returns float32 logits [B,N,V] of the next token (a decoder that copies: logarithms of probabilities) and the
+        cache with this one added. On CPUs N should be 2 or
         more: XLA's products with a single row run several times slower than with two.
         """
         length = cache.keys[0].shape[3]
@@ -303,7 +341,13 @@ class Decoder(nnx.Module):
                 )
                 crossed += 1
             hidden = layer.feed_forward(hidden, dtype=self.dtype)
-        return self._head(self.final_norm(hidden), table), AnswerCache(tuple(keys), tuple(values))
+        hidden = self.final_norm(hidden)
+        logits = self._head(hidden, table)
+        if self.copy is not None and cross.copy_keys is not None:
+            where = _needed(cross.tokens)
+            shares = self.copy.shares(hidden, cross.copy_keys, where, cross.prior, dtype=self.dtype)
+            logits = mixed(logits, shares, where)
+        return logits, AnswerCache(tuple(keys), tuple(values))
 
     def _relative(self, distance: jax.Array) -> jax.Array:
         """distance int32 [S,T] (key minus query) -> T5's bias float32 [H,S,T]."""
@@ -335,3 +379,9 @@ class Decoder(nnx.Module):
         if self.lm_head is None:
             return contract("bnd,vd->bnv", hidden, self._table(table), dtype=self.dtype)
         return dot(hidden, self.lm_head.kernel[...], dtype=self.dtype, out_dtype=jnp.float32)
+
+
+def _needed(tokens: jax.Array | None) -> jax.Array:
+    if tokens is None:
+        raise ValueError("this decoder copies from the passages: pass it their tokens")
+    return tokens

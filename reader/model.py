@@ -24,8 +24,9 @@ from jax.typing import DTypeLike
 
 from .. import ModelError
 from .config import ReaderConfig, RerankerConfig
+from .copying import log_likelihood, mixed_log_likelihood
 from .decoder import Decoder
-from .fusion import Fused, fuse
+from .fusion import Fused, fuse, fused_prior, fused_tokens
 from .generation import Generated, GenerationConfig, generate
 from .grounded import Grounding, check_groundable
 from .live_encoder import Lengths, join, run_live
@@ -102,7 +103,7 @@ class Reader:
             value = tensors[name]
             if tuple(value.shape) != shape:
                 raise ModelError(f"{where}: {name} has shape {tuple(value.shape)}, but the config asks for {shape}")
-            exact = len(shape) < 2 or name.endswith(("relative_bias", "reranker.score.kernel"))
+            exact = len(shape) < 2 or name.endswith(("relative_bias", "reranker.score.kernel", "copy.sentinel.kernel"))
             flat[name] = jnp.asarray(value).astype(jnp.float32 if exact else wanted)
         return _unflatten(flat, self._shapes)
 
@@ -182,6 +183,28 @@ class Reader:
             scores = jnp.zeros(lengths.passages.shape, jnp.float32)
         return select(jnp.where(lengths.passages > 0, scores, -jnp.inf), count)
 
+    def readable(
+        self,
+        fused: Fused,
+        tokens: jax.Array | None,
+        lengths: jax.Array,
+        scores: jax.Array | None,
+        *,
+        question_width: int,
+    ) -> Fused:
+        """`fused` with what a decoder that copies needs to know of its k passages; unchanged for any other.
+
+        `tokens` int32 [B,k,L], of which `lengths` int32 [B,k] are real; `scores` float32 [B,k] of the re-ranker (None:
+        a reader that does not score, whose passages are all alike).
+        """
+        decoder = self.config.decoder
+        if not decoder.copy_width or tokens is None:
+            return fused
+        prior = None
+        if decoder.copy_by_score and scores is not None:
+            prior = fused_prior(scores, question_width + tokens.shape[2])
+        return fused._replace(tokens=fused_tokens(tokens, lengths, question_width), prior=prior)
+
     def live_b(
         self,
         params: Params,
@@ -219,7 +242,7 @@ class Reader:
         if generation.grounded:
             check_groundable(self.config)
         module = self._module(params)
-        cross = module.decoder.cross(fused.hidden, fused.mask)
+        cross = module.decoder.cross(fused)
         return generate(module.decoder, self._table(module), cross, generation, ground)
 
     def logits(
@@ -231,11 +254,13 @@ class Reader:
         dropout_rate: float = 0.0,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Teacher forcing: float32 [B,T,V], at place t the logits of `answers[:, t]` given what precedes it.
+        """Teacher forcing: float32 [B,T,V], at place t the logits of `answers[:, t]` given what precedes it (logarithms
+        of probabilities where the decoder copies).
 
         `answers` int32 [B,T] ends with eos and is padded after it; the start token is put before it here.
         """
-        return self._watched_logits(params, fused, answers, watched=0, dropout_rate=dropout_rate, key=key)[0]
+        module, inputs = self._module(params), self._inputs(answers)
+        return module.decoder.logits(inputs, fused, self._table(module), dropout_rate=dropout_rate, key=key)
 
     def log_likelihood(
         self,
@@ -268,35 +293,22 @@ class Reader:
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """`log_likelihood`, and what the first `watched` heads of every cross-attention layer attended to.
 
-        The latter as natural logarithms of attention weights, float32 [B,watched,T,M] a layer, without dropout.
+        The latter as in `Taught.seen`.
         """
-        logits, seen = self._watched_logits(params, fused, answers, watched=watched, dropout_rate=dropout_rate, key=key)
-        chosen = jnp.take_along_axis(logits, answers[..., None], axis=-1)[..., 0]
-        log_probs = chosen - jax.nn.logsumexp(logits, axis=-1)
-        return jnp.where(jnp.arange(answers.shape[1]) < lengths[:, None], log_probs, 0.0), seen
-
-    def _watched_logits(
-        self,
-        params: Params,
-        fused: Fused,
-        answers: jax.Array,
-        *,
-        watched: int,
-        dropout_rate: float,
-        key: jax.Array | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        module = self._module(params)
-        start = jnp.full((answers.shape[0], 1), self.config.decoder.start_id, answers.dtype)
-        inputs = jnp.concatenate([start, answers[:, :-1]], axis=1)
-        return module.decoder.watched_logits(
-            inputs,
-            fused.hidden,
-            fused.mask,
-            self._table(module),
-            watched=watched,
-            dropout_rate=dropout_rate,
-            key=key,
+        module, inputs = self._module(params), self._inputs(answers)
+        taught = module.decoder.teach(
+            inputs, fused, self._table(module), watched=watched, dropout_rate=dropout_rate, key=key
         )
+        if taught.shares is None or fused.tokens is None:
+            log_probs = log_likelihood(taught.logits, answers)
+        else:
+            log_probs = mixed_log_likelihood(taught.logits, taught.shares, fused.tokens, answers)
+        return jnp.where(jnp.arange(answers.shape[1]) < lengths[:, None], log_probs, 0.0), taught.seen
+
+    def _inputs(self, answers: jax.Array) -> jax.Array:
+        """What the decoder is given to write answers int32 [B,T]: the start token, then all of them but the last."""
+        start = jnp.full((answers.shape[0], 1), self.config.decoder.start_id, answers.dtype)
+        return jnp.concatenate([start, answers[:, :-1]], axis=1)
 
     def _module(self, params: Params) -> ReaderModule:
         # Happens while tracing only: under jit it costs nothing per call.

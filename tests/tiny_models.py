@@ -117,6 +117,7 @@ def tiny_reader(
     family: Literal["bert", "t5"] = "bert",
     reranker_layers: int = 0,
     retrieval_weight: float = 0.0,
+    copy_width: int = 0,
     window: int = 64,
     seed: int = 0,
 ) -> Path:
@@ -139,6 +140,8 @@ def tiny_reader(
         d_kv=8,
         num_layers=2,
         kv_heads=4,
+        copy_width=copy_width,
+        copy_by_score=copy_width > 0,
         start_id=CLS,
         eos_id=SEP,
         pad_id=PAD,

@@ -7,6 +7,7 @@ compiles a handful of programs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ class BatchSource:
         pad: (encoder's, decoder's) padding ids.
         passage_tokens: passages are cut after so many tokens; 0 leaves them whole.
         as_tokens: give passages as tokens instead of stored codes.
+        with_words: give their tokens too, for a decoder that copies.
         seed: of the choice among a question's answers.
     """
 
@@ -47,11 +49,12 @@ class BatchSource:
         pad: tuple[int, int],
         passage_tokens: int = 0,
         as_tokens: bool,
+        with_words: bool = False,
         seed: int,
     ) -> None:
         self._tasks, self._mixture, self._memory = tasks, mixture, memory
         self._shape, self._candidates, self._pad = shape, candidates, pad
-        self._as_tokens, self._seed = as_tokens, seed
+        self._as_tokens, self._with_words, self._seed = as_tokens, with_words, seed
         self._questions, self._answers = (_buckets(length) for length in most)
         self._longest = min(memory.window, passage_tokens or memory.window)
         self._passages = sorted({-(-self._longest * eighths // 8) for eighths in (4, 6, 8)})
@@ -81,7 +84,7 @@ class BatchSource:
             standing.append(example.places[choice])
             examples.append(example)
             drawn.append(_drawn(example.gold, self._candidates, rng))
-        passages, counts = self._fetched(
+        passages, words, counts = self._fetched(
             [example.positions[places] for example, places in zip(examples, drawn, strict=True)]
         )
         gold = np.zeros(counts.shape, np.bool_)
@@ -109,31 +112,40 @@ class BatchSource:
             gold,
             starts,
             retrieval,
+            words,
         )
-        return Questions(*(array.reshape(*self._shape, *array.shape[1:]) for array in flat))  # type: ignore[arg-type]
+        return Questions(
+            *(None if array is None else array.reshape(*self._shape, *array.shape[1:]) for array in flat)  # type: ignore[arg-type]
+        )
 
     def _fetched(
         self, positions: Sequence[npt.NDArray[np.int64]]
-    ) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Codes uint8 [N, m, L, code_bytes] or tokens int32 [N, m, L], and their number int32 [N, m]."""
-        counts = np.zeros((len(positions), self._candidates), np.int32)
+    ) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[np.int32], npt.NDArray[np.int32] | None, npt.NDArray[np.int32]]:
+        """Codes uint8 [N, m, L, code_bytes] or tokens int32 [N, m, L]; tokens again, if wanted; their number [N, m]."""
         distinct, places = np.unique(np.concatenate(positions), return_inverse=True)
-        if self._as_tokens:
+        lengths = np.array([len(each) for each in positions])
+        rows = np.repeat(np.arange(len(positions)), lengths)
+        slots = np.concatenate([np.arange(length) for length in lengths])
+
+        def spread(stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            wide = np.zeros((len(positions), self._candidates, *stored.shape[1:]), stored.dtype)
+            wide[rows, slots] = stored[places]
+            return wide
+
+        tokens: npt.NDArray[np.int32] | None = None
+        if self._as_tokens or self._with_words:
             texts = self._memory.texts(distinct)
-            rows = [np.asarray(passage.tokens[: self._longest], np.int32) for passage in texts]
-            stored, held = _padded(rows, self._passages, self._pad[0])
+            each = [np.asarray(passage.tokens[: self._longest], np.int32) for passage in texts]
+            tokens, held = _padded(each, self._passages, self._pad[0])
+        if self._as_tokens:
+            assert tokens is not None
+            passages = spread(tokens)
         else:
             codes, held = self._memory.fetch(distinct)
             held = np.minimum(held, self._longest)
-            stored = codes[:, : _bucket(self._passages, int(held.max()))]  # type: ignore[assignment]
-        passages = np.zeros((*counts.shape, *stored.shape[1:]), stored.dtype)
-        start = 0
-        for row, each in enumerate(positions):
-            own = places[start : start + len(each)]
-            passages[row, : len(each)] = stored[own]
-            counts[row, : len(each)] = held[own]
-            start += len(each)
-        return passages, counts
+            passages = spread(codes[:, : _bucket(self._passages, int(held.max()))])
+        words = spread(tokens) if self._with_words and tokens is not None else None
+        return passages, words, spread(held)
 
 
 def _drawn(gold: npt.NDArray[np.bool_], most: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -147,7 +147,8 @@ class FreshDecoder:
     """A decoder of random weights for a model that has none; width and vocabulary are the encoder's.
 
     Tokens are read through the encoder's word embeddings; `tied_head` writes them through the same table too.
-    `kv_heads` is `num_heads` or 1.
+    `kv_heads` is `num_heads` or 1; `copy_width` > 0 lets it copy tokens from the passages by pointing at them, and
+    `copy_by_score` from well-scored passages first.
     """
 
     layers: int
@@ -156,6 +157,8 @@ class FreshDecoder:
     d_kv: int
     kv_heads: int
     tied_head: bool = True
+    copy_width: int = 0
+    copy_by_score: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

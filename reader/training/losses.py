@@ -74,6 +74,7 @@ class Questions(NamedTuple):
         gold: bool [B, m]: which passages are gold; None where that is not known.
         starts: bool [B, m, L]: where in gold passages the answer stands, its first token; None where that is not known.
         retrieval: float32 [B, m]: the first stage's scores, 0 where not known; None where none are.
+        words: int32 [B, m, L]: passages' tokens, for a decoder that copies; None elsewhere.
     """
 
     tokens: jax.Array
@@ -86,6 +87,7 @@ class Questions(NamedTuple):
     gold: jax.Array | None = None
     starts: jax.Array | None = None
     retrieval: jax.Array | None = None
+    words: jax.Array | None = None
 
 
 class Sums(NamedTuple):
@@ -210,10 +212,15 @@ def passage_log_likelihood(
         by_token = reader.log_likelihood(params, passage, questions.answers, questions.answer_lengths)
         return answer_likelihood(by_token, questions.answer_lengths, settings.likelihood)
 
-    alone = Fused(
-        jnp.swapaxes(fused.hidden.reshape(batch, candidates, width, -1), 0, 1),
-        jnp.swapaxes(fused.mask.reshape(batch, candidates, width), 0, 1),
+    # Alone, a passage has all of the scores' share: they are left out.
+    fused = reader.readable(
+        fused, questions.words, questions.passage_lengths, None, question_width=questions.tokens.shape[1]
     )
+
+    def apart(field: jax.Array) -> jax.Array:
+        return jnp.swapaxes(field.reshape(batch, candidates, width, *field.shape[2:]), 0, 1)
+
+    alone: Fused = jax.tree.map(apart, fused)
     target: jax.Array = jax.lax.map(one, alone).T
     return target
 
@@ -255,6 +262,13 @@ def question_losses(
         question_width=questions.tokens.shape[1],
         dropout_rate=dropout_rate,
         key=keys[1],
+    )
+    fused = reader.readable(
+        fused,
+        None if questions.words is None else take_rows(questions.words, chosen),
+        take_rows(questions.passage_lengths, chosen),
+        None if candidates.scores is None else take_rows(candidates.scores, chosen),
+        question_width=questions.tokens.shape[1],
     )
     points = settings.pointing_weight > 0 and questions.starts is not None
     by_token, seen = reader.watched_log_likelihood(

@@ -121,9 +121,10 @@ def test_batch_size_changes_rounding_only(world: Path, tmp_path: Path) -> None:
 def test_however_the_live_encoders_work_is_cut_the_answers_agree(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Accelerators take whole batches in one call, CPUs a question and a few candidates: only rounding may differ."""
+    """Accelerators take whole batches in one call, CPUs a question and a few candidates, the longest first and no wider
+    than they are: only rounding may differ."""
     found = []
-    for number, cut in enumerate([(4, 12), (2, 5)]):
+    for number, cut in enumerate([(4, 12), (2, 5), (1, 5)]):
         monkeypatch.setattr(answer_stages, "_split", lambda *_, cut=cut: cut)
         run(world, tmp_path / str(number), precision="float32", max_answer_tokens=3)
         found.append(read_guess(tmp_path / str(number)))
@@ -187,6 +188,24 @@ def test_fusion_in_decoder_reads_a_memory_of_embeddings(
     encode(sources=[str(world / "corpus.jsonl")], memory=tmp_path / "mem", model=str(model), passage_words=16)
     result = run(world, tmp_path / "out", model=model, memory=tmp_path / "mem")
     assert result.answered == QUESTIONS
+
+
+def test_a_reader_that_copies_knows_what_stands_in_the_passages_it_kept(
+    world: Path, tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    """Grounded or not, in any company: the tokens it may copy are those of its own passages."""
+    model = tiny_model(tmp_path / "m", memory_layers=2, live_a=1, live_b=1, window=48, copy_width=8)
+    for grounded in (False, True):
+        run(world, tmp_path / f"{grounded}", model=model, grounded=grounded)
+        expected = lines(tmp_path / f"{grounded}")
+        questions = (world / "questions.jsonl").read_text().splitlines()
+        (tmp_path / "few.jsonl").write_text("\n".join(questions[9:4:-1]))
+        run(world, tmp_path / f"few-{grounded}", model=model, grounded=grounded, queries=tmp_path / "few.jsonl")
+        few = lines(tmp_path / f"few-{grounded}")
+        assert few == {name: expected[name] for name in few}
+    for record in read_guess(tmp_path / "True"):
+        (output,) = record.outputs
+        assert any(squeezed(output.answer or "?") in squeezed(page.text or "") for page in output.provenance or ())
 
 
 def test_a_query_that_finds_nothing_gets_an_empty_answer(world: Path, tmp_path: Path) -> None:

@@ -280,6 +280,22 @@ def test_a_decoder_from_scratch_and_the_memory_encoder_can_be_trained_too(
     assert after.fingerprint != before.fingerprint
 
 
+@pytest.mark.slow
+def test_a_fresh_decoder_that_copies_is_taught_with_its_passages_and_answers_from_them(
+    world: Path, tiny_model: Callable[..., Path]
+) -> None:
+    bare = tiny_model(world / "blank", memory_layers=1, live_a=1, live_b=1, window=32, with_decoder=False)
+    fresh = FreshDecoder(layers=1, d_ff=64, num_heads=2, d_kv=16, kv_heads=2, copy_width=16, copy_by_score=True)
+    optimiser = OptimiserConfig(batch=4, precision="float32", name="adam", learning_rate=0.01, dropout=0.0)
+    config = config_of(world, "copying", model=str(bare), decoder=fresh, optimiser=optimiser, steps=30)
+    train(config=config)
+    losses = [float(row["cross_entropy"]) for row in course(config)]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    trained = load_model(config.output)
+    assert trained.config.decoder is not None
+    assert (trained.config.decoder["copy_width"], trained.config.decoder["copy_by_score"]) == (16, True)
+
+
 def test_a_fresh_decoder_reads_word_embeddings_of_about_one_a_dimension(
     world: Path, tmp_path: Path, tiny_model: Callable[..., Path]
 ) -> None:

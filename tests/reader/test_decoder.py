@@ -11,6 +11,7 @@ from flax import nnx
 from glimmer import ModelError
 from glimmer.reader.config import DecoderConfig
 from glimmer.reader.decoder import Decoder
+from glimmer.reader.fusion import Fused
 
 SIZES = {"vocab_size": 40, "d_model": 24, "d_ff": 32, "num_heads": 4, "d_kv": 5, "num_layers": 4}
 VARIANTS = {
@@ -37,10 +38,10 @@ def test_cached_decoding_equals_teacher_forcing(variant: str) -> None:
     memory = jnp.asarray(rng.normal(size=(2, 11, 24)), jnp.float32)
     mask = jnp.asarray([[True] * 11, [True] * 6 + [False] * 5])
     tokens = jnp.asarray(rng.integers(0, 40, (2, 7)), jnp.int32)
-    at_once = jax.jit(decoder.logits)(tokens, memory, mask, table)
+    at_once = jax.jit(decoder.logits)(tokens, Fused(memory, mask), table)
 
     step = jax.jit(decoder.step)
-    cross, cache, steps = decoder.cross(memory, mask), decoder.empty_cache(2, 2, 7), []
+    cross, cache, steps = decoder.cross(Fused(memory, mask)), decoder.empty_cache(2, 2, 7), []
     for position in range(7):
         pair = jnp.broadcast_to(tokens[:, position, None], (2, 2))
         logits, cache = step(pair, jnp.int32(position), cache, cross, table)
@@ -55,20 +56,21 @@ def test_masked_memory_never_matters() -> None:
     memory = jax.random.normal(jax.random.key(0), (1, 8, 24))
     mask = jnp.arange(8)[None] < 5
     tokens = jnp.asarray([[0, 7, 3]], jnp.int32)
-    expected = logits(tokens, memory, mask, table)
-    np.testing.assert_array_equal(logits(tokens, memory.at[:, 5:].set(1e4), mask, table), expected)
+    expected = logits(tokens, Fused(memory, mask), table)
+    np.testing.assert_array_equal(logits(tokens, Fused(memory.at[:, 5:].set(1e4), mask), table), expected)
 
 
 def test_nothing_to_read_gives_finite_logits() -> None:
     decoder, table = build(kv_heads=4)
     memory = jnp.zeros((1, 8, 24))
-    assert jnp.isfinite(decoder.logits(jnp.zeros((1, 3), jnp.int32), memory, jnp.zeros((1, 8), bool), table)).all()
+    nothing = Fused(memory, jnp.zeros((1, 8), bool))
+    assert jnp.isfinite(decoder.logits(jnp.zeros((1, 3), jnp.int32), nothing, table)).all()
 
 
 def test_beams_of_one_question_share_its_passages_and_can_be_reordered() -> None:
     decoder, table = build(kv_heads=4)
     memory, mask = jax.random.normal(jax.random.key(0), (2, 8, 24)), jnp.ones((2, 8), bool)
-    cross, step = decoder.cross(memory, mask), jax.jit(decoder.step)
+    cross, step = decoder.cross(Fused(memory, mask)), jax.jit(decoder.step)
     first = jnp.asarray([[3, 4, 5], [6, 7, 8]], jnp.int32)
     _, cache = step(first, jnp.int32(0), decoder.empty_cache(2, 3, 4), cross, table)
     parents = jnp.asarray([[2, 2, 0], [1, 0, 2]], jnp.int32)
@@ -83,7 +85,8 @@ def test_an_encoder_of_another_width_is_projected() -> None:
     decoder, table = build(width=16, kv_heads=4)
     assert decoder.memory_projection is not None
     memory = jax.random.normal(jax.random.key(0), (1, 8, 16))
-    assert decoder.logits(jnp.zeros((1, 2), jnp.int32), memory, jnp.ones((1, 8), bool), table).shape == (1, 2, 40)
+    fused = Fused(memory, jnp.ones((1, 8), bool))
+    assert decoder.logits(jnp.zeros((1, 2), jnp.int32), fused, table).shape == (1, 2, 40)
 
 
 def test_layer_sparse_cross_attention_is_in_every_nth_layer_from_the_nth() -> None:

@@ -19,6 +19,7 @@ from flax import nnx
 from glimmer import UsageError
 from glimmer.reader.config import DecoderConfig
 from glimmer.reader.decoder import Decoder
+from glimmer.reader.fusion import Fused
 from glimmer.reader.generation import Generated, GenerationConfig, generate
 
 EOS, VOCABULARY, LONGEST = 1, 6, 8
@@ -48,7 +49,7 @@ MEMORY = np.random.default_rng(1).normal(size=(3, 5, 16)).astype(np.float32)
 @functools.cache
 def compiled(decoder: Decoder, config: GenerationConfig) -> Callable[[jax.Array], Generated]:
     def search(memory: jax.Array) -> Generated:
-        return generate(decoder, None, decoder.cross(memory, jnp.ones(memory.shape[:2], bool)), config)
+        return generate(decoder, None, decoder.cross(Fused(memory, jnp.ones(memory.shape[:2], bool))), config)
 
     return jax.jit(search)
 
@@ -62,7 +63,7 @@ def scorer(decoder: Decoder) -> Callable[..., jax.Array]:
     def score(memory: jax.Array, answers: jax.Array, lengths: jax.Array) -> jax.Array:
         inputs = jnp.pad(answers[:, :-1], ((0, 0), (1, 0)))
         many = jnp.broadcast_to(memory, (len(answers), *memory.shape))
-        logits = decoder.logits(inputs, many, jnp.ones(many.shape[:2], bool), None)
+        logits = decoder.logits(inputs, Fused(many, jnp.ones(many.shape[:2], bool)), None)
         gained = jnp.take_along_axis(jax.nn.log_softmax(logits), answers[..., None], axis=-1)[..., 0]
         return jnp.where(jnp.arange(LONGEST) < lengths[:, None], gained, 0.0).sum(axis=-1)
 

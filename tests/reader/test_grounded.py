@@ -16,6 +16,7 @@ from glimmer.encoders.config import EncoderConfig
 from glimmer.encoders.tokenizers import WordParts
 from glimmer.reader.config import DecoderConfig, ReaderConfig
 from glimmer.reader.decoder import Decoder
+from glimmer.reader.fusion import Fused
 from glimmer.reader.generation import Generated, GenerationConfig, generate
 from glimmer.reader.grounded import (
     Grounding,
@@ -57,7 +58,7 @@ def compiled(decoder: Decoder, beams: int) -> Callable[[jax.Array, Grounding], G
     config = GenerationConfig(max_new_tokens=6, beams=beams, grounded=True)
 
     def search(memory: jax.Array, ground: Grounding) -> Generated:
-        return generate(decoder, None, decoder.cross(memory, jnp.ones((2, 5), bool)), config, ground)
+        return generate(decoder, None, decoder.cross(Fused(memory, jnp.ones((2, 5), bool))), config, ground)
 
     return jax.jit(search)
 

@@ -1,0 +1,104 @@
+"""Copying: a decoder that may take its next token from where that token stands in the passages.
+
+A pointer-sentinel mixture (Merity et al., arXiv 1609.07843): after each token the decoder spreads one softmax over all
+places of the fused passages and a sentinel. What a place gets goes to the token that stands there, what the sentinel
+gets is spread by the ordinary softmax over the vocabulary. Not in GLIMMER's paper. A decoder of random weights learns
+to copy through its cross-attention, but first has to learn every word's embedding from attention's output; a pointer
+has nothing of that to learn.
+
+Where the reader scores passages, a place may also count by its passage's share of softmax(score): words are then copied
+from likely passages rather than from likely places of unlikely ones, and the answer's likelihood teaches the re-ranker
+too (as in RAG, arXiv 2005.11401, which sums over passages weighed by retrieval).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from ..encoders.primitives import MASKED, Linear, contract
+from .config import DecoderConfig
+
+NOT_A_WORD = -1
+"""In place of a token's id: nothing to copy stands here (the question, padding, an absent passage)."""
+
+
+class Shares(NamedTuple):
+    """Natural logarithms of the mixture's weights, float32, by answer token [B,T]: `vocabulary` [B,T] is the
+    sentinel's, `places` [B,T,M] are those of the fused places. Together they sum to 1."""
+
+    vocabulary: jax.Array
+    places: jax.Array
+
+
+class CopyHead(nnx.Module):
+    """q and k [D, W], and the sentinel's score [D, 1]. W = config.copy_width."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
+        width = config.copy_width
+        self.q = Linear(config.d_model, width, rngs=rngs, stddev=(config.d_model * width) ** -0.5)
+        self.k = Linear(config.d_model, width, rngs=rngs)
+        self.sentinel = Linear(config.d_model, 1, rngs=rngs, bias=True)
+        self._specials = sorted({config.start_id, config.eos_id, config.pad_id})
+
+    def keys(self, source: jax.Array, *, dtype: DTypeLike) -> jax.Array:
+        """source [B,M,D] -> [B,M,W] in `dtype`: what the places are found by."""
+        return self.k(source, dtype=dtype)
+
+    def shares(
+        self,
+        hidden: jax.Array,
+        keys: jax.Array,
+        tokens: jax.Array,
+        prior: jax.Array | None = None,
+        *,
+        dtype: DTypeLike,
+    ) -> Shares:
+        """hidden float32 [B,T,D] after the decoder's last norm, keys [B,M,W], tokens int32 [B,M] -> `Shares`.
+
+        `prior` float32 [B,M] is added to what the places score. Special tokens are never copied: only the vocabulary's
+        softmax ends an answer.
+        """
+        scores = contract("btw,bmw->btm", self.q(hidden, dtype=dtype), keys, dtype=dtype)
+        if prior is not None:
+            scores += prior[:, None]
+        usable = tokens != NOT_A_WORD
+        for special in self._specials:
+            usable &= tokens != special
+        scores = jnp.where(usable[:, None], scores, MASKED)
+        kernel, bias = self.sentinel.kernel[...], self.sentinel.bias
+        sentinel = jnp.sum(hidden * kernel.astype(jnp.float32)[:, 0], axis=-1, keepdims=True)
+        if bias is not None:
+            sentinel += bias[...].astype(jnp.float32)
+        logs = jax.nn.log_softmax(jnp.concatenate([sentinel, scores], axis=-1), axis=-1)
+        return Shares(logs[..., 0], logs[..., 1:])
+
+
+def mixed(logits: jax.Array, shares: Shares, tokens: jax.Array) -> jax.Array:
+    """Natural logarithms of the mixture, float32 [B,T,V], of the vocabulary's logits [B,T,V] and tokens int32 [B,M].
+
+    They sum to 1, so a log-softmax of them changes nothing. For decoding; not made to be differentiated.
+    """
+    batch, steps, vocabulary = logits.shape
+    target = jnp.where(tokens == NOT_A_WORD, vocabulary, tokens)  # one past the end: dropped
+    question, step = jnp.arange(batch)[:, None, None], jnp.arange(steps)[None, :, None]
+    copied = jnp.zeros_like(logits).at[question, step, target[:, None]].add(jnp.exp(shares.places), mode="drop")
+    written = jax.nn.log_softmax(logits, axis=-1) + shares.vocabulary[..., None]
+    return jnp.logaddexp(written, jnp.log(copied))
+
+
+def mixed_log_likelihood(logits: jax.Array, shares: Shares, tokens: jax.Array, answers: jax.Array) -> jax.Array:
+    """log p of `answers` int32 [B,T], token by token, under the mixture: float32 [B,T]. `mixed` without the other V."""
+    here = tokens[:, None] == answers[..., None]
+    copied = jax.nn.logsumexp(jnp.where(here, shares.places, MASKED), axis=-1)
+    return jnp.logaddexp(log_likelihood(logits, answers) + shares.vocabulary, copied)
+
+
+def log_likelihood(logits: jax.Array, answers: jax.Array) -> jax.Array:
+    """log softmax of logits [B,T,V] at `answers` int32 [B,T]: float32 [B,T]."""
+    chosen = jnp.take_along_axis(logits, answers[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
