@@ -182,13 +182,13 @@ class DeviceStages:
             part = Shape(shape.question, min(smallest(self._widths, max(int(count.max()), 1)), shape.passage))
             codes = batch.codes[rows, :, : part.passage][:, present]
             with clock.device("decompress") as wait:
-                memory = self._decompress(part, jnp.asarray(codes))
+                memory = self._decompress((part, passages), jnp.asarray(codes))
                 wait.append(memory)
             with clock.device("live A") as wait:
-                found = self._live_a(part, params, question, memory, Lengths(lengths, jnp.asarray(count)))
+                found = self._live_a((part, passages), params, question, memory, Lengths(lengths, jnp.asarray(count)))
                 hidden = found.hidden
                 if part != shape:
-                    hidden = self._widen((part, shape), hidden, width=shape.question + shape.passage)
+                    hidden = self._widen((part, shape, passages), hidden, width=shape.question + shape.passage)
                 parts.append(found._replace(hidden=hidden))
                 wait.append(parts[-1])
         retrieval = _padded(batch.retrieval[rows], len(order))
