@@ -80,11 +80,24 @@ class LoadedModel:
 
         A title longer than a quarter of the window is cut to fit it, so that text always has room.
         """
-        most = self.config.window // 4
-        titles = self._cut_titles([title for title, _ in pairs], most)
+        return self.tokenizer.encode(self._passage_inputs(pairs))
+
+    def spelled(self, title: str, text: str, tokens: Ids, start: int, stop: int) -> str | None:
+        """Tokens [start, stop) of a passage as they are written in it, upper case and all.
+
+        `tokens` are what the memory holds of the passage. None where they cannot be traced back to the text, or need
+        not be, since the tokenizer decodes to what was written.
+        """
+        (written,) = self._passage_inputs([(title, text)])
+        found = self.tokenizer.places(written)
+        if found is None or not np.array_equal(found[0], tokens):
+            return None
+        return written[found[1][start][0] : found[1][stop - 1][1]]
+
+    def _passage_inputs(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
+        titles = self._cut_titles([title for title, _ in pairs], self.config.window // 4)
         template = self.config.passage_template
-        texts = [template.format(title=title, text=text) for title, (_, text) in zip(titles, pairs, strict=True)]
-        return self.tokenizer.encode(texts)
+        return [template.format(title=title, text=text) for title, (_, text) in zip(titles, pairs, strict=True)]
 
     def question_tokens(self, questions: Sequence[str]) -> list[Ids]:
         """Questions through the question template -> ids with special tokens, not truncated."""

@@ -51,6 +51,11 @@ class Tokenizer(Protocol):
         """Text of `ids`; special tokens and ids beyond the vocabulary (padding rows of an embedding) are left out."""
         ...
 
+    def places(self, text: str) -> tuple[Ids, list[tuple[int, int]]] | None:
+        """Ids as `encode` gives them, and the characters [start, end) of `text` that each stands for (special tokens:
+        none). None where `decode` gives text back as it was written, so that nobody needs to look."""
+        ...
+
     def word_parts(self) -> WordParts:
         """What the vocabulary says of where words begin and end."""
         ...
@@ -93,6 +98,9 @@ class SentencePieceTokenizer:
     def decode(self, ids: Sequence[int] | Ids) -> str:
         special = (self.pad_id, self.eos_id)
         return str(self._pieces.decode([i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in special]))
+
+    def places(self, text: str) -> None:
+        return None
 
     def word_parts(self) -> WordParts:
         pieces = [str(self._pieces.id_to_piece(number)) for number in range(self.vocab_size)]
@@ -142,6 +150,10 @@ class WordPieceTokenizer:
         special = (self.pad_id, self.bos_id, self.eos_id)
         kept = [i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in special]
         return str(self._tokenizer.decode(kept, skip_special_tokens=True))
+
+    def places(self, text: str) -> tuple[Ids, list[tuple[int, int]]]:
+        encoded = self._tokenizer.encode(_clean([text])[0])
+        return np.asarray(encoded.ids, np.int32), [(int(start), int(end)) for start, end in encoded.offsets]
 
     def word_parts(self) -> WordParts:
         pieces = [self._tokenizer.id_to_token(number) or "" for number in range(self.vocab_size)]

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import InputError
 from ..encoders.compilation import enable_compilation_cache
 from ..encoders.models import LoadedModel, load_model
 from ..reader.candidates import Brought, CandidateFinder
 from ..reader.generation import GenerationConfig
+from ..reader.grounded import find_spans
 from ..reader.kilt import Provenance
 from ..reader.predictions import PredictionWriter
 from ..reader.queries import QueryFile
@@ -179,11 +181,14 @@ class _Results:
             return each.query.id, "", []
         present = len(found.positions)
         chosen = [int(place) for place in answers.chosen[row] if place < present]
-        text = self._model.tokenizer.decode(answers.tokens[row, : answers.lengths[row]]).strip()
+        tokens = answers.tokens[row, : answers.lengths[row]]
+        passages = dict(zip(chosen, self._memory.texts(found.positions[chosen]), strict=True))
+        text = self._spelled(tokens, list(passages.values())) if self._work.generation.grounded else None
+        if text is None:
+            text = self._model.tokenizer.decode(tokens).strip()
         tally.empty += not text
         scores = None if answers.scores is None else answers.scores[row, :present]
         shown = each.number in self._shown
-        passages = dict(zip(chosen, self._memory.texts(found.positions[chosen]), strict=True))
         used = scores if scores is not None else found.scores
         provenance = [_provenance(passages[place], None if used is None else float(used[place])) for place in chosen]
         if self._work.scores:
@@ -196,6 +201,13 @@ class _Results:
             every = self._memory.texts(found.positions)
             tally.samples[each.number] = shown_query(each.query, text, every, found, scores, chosen)
         return each.query.id, text, provenance
+
+    def _spelled(self, tokens: npt.NDArray[np.int32], passages: Sequence[Passage]) -> str | None:
+        """A grounded answer as the best of the passages that hold it has it; None to decode its tokens."""
+        for number, start in find_spans(tokens, [passage.tokens for passage in passages])[:1]:
+            source = passages[number]
+            return self._model.spelled(source.title, source.text, source.tokens, start, start + len(tokens))
+        return None
 
 
 def _provenance(passage: Passage, score: float | None) -> Provenance:

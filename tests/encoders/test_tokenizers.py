@@ -71,6 +71,31 @@ def test_decoding_leaves_out_specials_and_ids_beyond_the_vocabulary(name: str, r
     assert tokenizer.decode(extended) == "the capital of france"
 
 
+def test_wordpiece_tells_what_its_tokens_were_written_as(minilm: WordPieceTokenizer) -> None:
+    text = "García Márquez’s 8,848.86 m – “naïve” 北京, U.S. half \ud83d pair"
+    ids, places = minilm.places(text)
+    assert ids.tolist() == minilm.encode([text])[0].tolist()
+    assert len(places) == len(ids)
+    start, stop = (
+        ids.tolist().index(minilm.encode_plain(["8"])[0][0]),
+        ids.tolist().index(minilm.encode_plain(["86"])[0][0]),
+    )
+    assert text[places[start][0] : places[stop][1]] == "8,848.86"
+    assert text[places[1][0] : places[1][1]] == text[: places[1][1]]
+    assert places[0] == places[-1] == (0, 0)
+
+
+def test_a_passages_tokens_are_spelled_as_it_has_them(minilm_model: LoadedModel, shared_data: Path) -> None:
+    title, text = "Mount Everest", "It is 8,848.86 m high, says the U.S. survey."
+    (tokens,) = minilm_model.passage_tokens([(title, text)])
+    (wanted,) = minilm_model.tokenizer.encode_plain(["8,848.86 m"])
+    start = next(i for i in range(len(tokens)) if tokens[i : i + len(wanted)].tolist() == wanted.tolist())
+    assert minilm_model.spelled(title, text, tokens, start, start + len(wanted)) == "8,848.86 m"
+    assert minilm_model.spelled(title, text, tokens, 1, 3) == "Mount Everest"
+    assert minilm_model.spelled(title, text + " Other text.", tokens, 1, 3) is None  # not the memory's passage
+    assert SentencePieceTokenizer(shared_data / "t5" / "spiece.model").places(text) is None  # decodes to what it read
+
+
 @pytest.mark.parametrize("name", ["t5", "minilm"])
 def test_a_lone_surrogate_is_text_too(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer: Tokenizer = request.getfixturevalue(name)
