@@ -19,13 +19,14 @@ from typing import Any, TextIO
 from .. import UsageError
 from ..reader.training import cloze
 from ..reader.training.cloze import Made
+from ..reader.training.facts import fact, statements
 from ..reader.training.spans import Gazetteer, Kind, spans
 from ..storage.files import TEMPORARY_PREFIX, make_directories, storage_error
 from ..storage.memory import Memory
 from ..storage.passage import Passage
 from .progress import Progress, Quiet
 
-TASKS = ("cloze", "description", "title", "slot", "claim", "copy")
+TASKS = ("cloze", "fact", "description", "title", "slot", "claim", "copy")
 _OTHERS = 5000  # spans that false claims choose from
 
 
@@ -63,7 +64,7 @@ def make_tasks(
         memory: its directory.
         output: directory to make; must not exist, or be empty.
         version: of the memory; None is the newest.
-        per_passage: cloze questions tried a passage; of every other kind one.
+        per_passage: cloze questions and facts tried a passage; of every other kind one.
         seed: the same seed and content give the same files.
         progress: hears how far it is.
 
@@ -139,6 +140,8 @@ def _made(
     tried.append(cloze.claim(title, text, gazetteer, others, rng))
     if _first(passage):
         tried += (make(title, text, rng) for make in (cloze.description, cloze.title_of, cloze.slot))
+    plain = statements(title, text)
+    tried += (fact(plain, rng) for _ in range(per_passage))
     return [made for made in tried if made is not None and made.answer.strip()]
 
 

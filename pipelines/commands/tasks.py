@@ -15,15 +15,20 @@ from .options import json_option, memory_argument, print_json, version_option
 @click.option("--output", required=True, type=click.Path(), help="Directory to make, one KILT file a task.")
 @version_option
 @click.option(
-    "--per-passage", default=3, show_default=True, type=click.IntRange(min=1), help="Cloze questions tried a passage."
+    "--per-passage",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Cloze questions and facts tried a passage.",
 )
 @click.option("--seed", default=0, show_default=True, help="The same seed and passages give the same files.")
 @json_option
 def tasks(memory: str, output: str, version: int | None, per_passage: int, seed: int, as_json: bool) -> None:
     """Make training questions out of a memory's own text.
 
-    Writes KILT files with provenance: cloze questions, descriptions, titles, slots (`entity [SEP] relation`), true and
-    false claims, and spans to copy. `glimmer train` mixes them with human questions.
+    Writes KILT files with provenance: cloze questions, facts asked for in plain words, descriptions, titles, slots
+    (`entity [SEP] relation`), true and false claims, and spans to copy. `glimmer train` mixes them with human
+    questions.
 
     \b
     Example:

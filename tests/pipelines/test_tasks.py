@@ -46,7 +46,7 @@ def memory(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., P
 def test_every_made_question_is_a_kilt_record_whose_gold_passage_holds_the_answer(memory: Path, tmp_path: Path) -> None:
     result = make_tasks(memory=memory, output=tmp_path / "tasks", per_passage=20)
     opened = Memory.open(memory)
-    assert {"cloze", "description", "title", "slot", "claim", "copy"} == set(result.files)
+    assert {"cloze", "fact", "description", "title", "slot", "claim", "copy"} == set(result.files)
     for name, path in result.files.items():
         count = 0
         for query, gold in gold_positions(opened, open_queries(path)):
