@@ -95,9 +95,11 @@ def late_interaction(hidden: jax.Array, lengths: Lengths, question_width: int) -
     Special tokens count as the others do. Between -1 and 1; of an absent passage -1.
     """
     unit = hidden * jax.lax.rsqrt(jnp.maximum(jnp.square(hidden).sum(axis=-1, keepdims=True), 1e-12))
-    question, passage = unit[:, :, :question_width], unit[:, :, question_width:]
-    cosines = contract("bmqd,bmld->bmql", question, passage, dtype=jnp.float32)
-    present = jnp.arange(passage.shape[2]) < lengths.passages[:, :, None, None]
+    batch, candidates, width, size = hidden.shape
+    rows = unit.reshape(batch * candidates, width, size)
+    cosines = contract("nqd,nld->nql", rows[:, :question_width], rows[:, question_width:], dtype=jnp.float32)
+    cosines = cosines.reshape(batch, candidates, question_width, width - question_width)
+    present = jnp.arange(width - question_width) < lengths.passages[:, :, None, None]
     best = jnp.where(present, cosines, -1.0).max(axis=-1)
     asked = jnp.arange(question_width) < lengths.question[:, None, None]
     mean: jax.Array = jnp.where(asked, best, 0.0).sum(axis=-1) / jnp.maximum(lengths.question[:, None], 1)
