@@ -1,9 +1,10 @@
-"""What each ingredient of the sample reader adds, and GLIMMER against LUMEN and FiD: compare.py DATA WORK STEPS.
+"""What each ingredient of the sample reader adds, and GLIMMER against LUMEN and FiD: compare.py DATA WORK [STEPS].
 
-Runs after `run.sh DATA WORK`, in its folder. Every reader starts from MiniLM's layers and a fresh decoder, and trains
-STEPS steps of 32 questions with the recipe's settings, so that they differ in what the table names alone.
-Answers the dev questions at several m and k and writes compare.json, compare.md and compare.svg; readers and rows that
-are there already are kept, so the same command goes on after a cut.
+Runs after `run.sh DATA WORK`, in its folder. Every reader goes through the recipe's two stages with STEPS steps of 32
+questions in the first (default 150) and a quarter of that in the second, from MiniLM's weights and a fresh decoder, so
+that they differ in what the table names alone. LUMEN and GLIMMER share the first stage, in which one passage is read
+and they are the same network. Answers the dev questions at several m and k and writes compare.json, compare.md and
+compare.svg; readers and rows that are there already are kept, so the same command goes on after a cut.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from random import Random
 from time import monotonic
 from typing import Any
 
-from glimmer.encoders.models import load_model
+from glimmer.encoders.models import load_model, save_model
 from glimmer.pipelines.answer import answer
 from glimmer.pipelines.answer_quality import AnswerQuality
 from glimmer.pipelines.convert import convert
@@ -34,75 +35,91 @@ from glimmer.storage.memory import Memory
 QUESTION_TOKENS, PASSAGE_TOKENS, ANSWER_TOKENS = 12, 97, 5  # means over the dev questions and this memory
 INGREDIENT_SHAPE = (20, 5)
 SHAPES = {
-    "GLIMMER": [(5, 1), (5, 2), (10, 2), (20, 1), (20, 2), (20, 5), (40, 2)],
+    "GLIMMER": [(5, 1), (5, 5), (10, 2), (20, 1), (20, 2), (20, 5)],
     "LUMEN": [(1, 1), (2, 2), (5, 5), (10, 10)],
     "FiD": [(1, 1), (2, 2), (5, 5), (10, 10)],
 }
 COLOURS = {"GLIMMER": "#b3261e", "LUMEN": "#1f6f5c", "FiD": "#3b5bdb"}
+LABELS = {
+    "cloze": "cloze only",
+    "real": "+ real questions",
+    "distilled": "+ distillation",
+    "filtered": "+ filtering",
+    "GLIMMER": "the recipe: ranking in place of distillation, gold put in",
+}
 CLOZE = 6_000
 """So many cloze questions are enough for runs this short; drawing from all of them would only take longer to load."""
 
 
-def settings(name: str, steps: int) -> TrainConfig:
-    """The recipe's second stage from MiniLM's own weights and a fresh decoder, as short as `steps`."""
-    first, base = (TrainConfig.from_toml(Path(__file__).with_name(file)) for file in ("read.toml", "reader.toml"))
-    where = name.lower().replace(" ", "-").replace("+-", "")
+def stage(file: str, name: str, model: str, steps: int, **changes: Any) -> TrainConfig:
+    """A stage of the recipe as short as `steps`, its output and run named after `name`, on real questions and cloze."""
+    base = TrainConfig.from_toml(Path(__file__).with_name(file))
     tasks = {task.name: task for task in base.tasks}
-    return replace(
+    like = replace(
         base,
-        model="base",
-        decoder=first.decoder,
+        model=model,
         steps=steps,
         tasks=(tasks["nq"], replace(tasks["cloze"], file="compare/cloze.jsonl")),
-        data=replace(base.data, candidates=3),
-        optimiser=replace(first.optimiser, decay=steps // 2),
-        run=f"compare/runs/{where}",
-        output=f"compare/{where}",
+        optimiser=replace(base.optimiser, decay=steps // 2),
+        evaluation=None,
+        run=f"compare/runs/{name}",
+        output=f"compare/{name}",
     )
+    return replace(like, **changes)
 
 
-def ingredients(steps: int) -> dict[str, TrainConfig]:
-    """Each adds one thing to the one before; the recipe itself adds ranking and gold passages put in."""
-    whole = settings("GLIMMER", steps)
-    cloze = replace(
-        settings("cloze only", steps),
-        tasks=whole.tasks[1:],
+def readings(steps: int) -> dict[str, TrainConfig]:
+    """The first stage: a reader for everyone, one that has seen no real question, one for FiD."""
+    real = stage("read.toml", "read", "base", steps)
+    cloze = stage("read.toml", "read-cloze", "base", steps, tasks=real.tasks[1:])
+    fid = stage("read.toml", "read-fid", "base-fid", steps, memory="embeddings.memory")
+    return {config.output: config for config in (real, cloze, fid)}
+
+
+def readers(steps: int) -> dict[str, TrainConfig]:
+    """The second stage: of the ingredients each adds one thing to the one before; the family differs in its split."""
+    whole = stage("reader.toml", "GLIMMER", "compare/read", steps)
+    real = replace(
+        stage("reader.toml", "real", "compare/read", steps),
         losses=replace(whole.losses, distillation_weight=0.0, ranking_weight=0.0),
         data=replace(whole.data, gold=False, irrelevant_weight=1.0),
     )
-    named = {"cloze only": cloze}
+    losses = replace(real.losses, distillation_weight=1.0)
+    filtered = replace(real.data, irrelevant_weight=0.0)
 
-    def add(name: str, like: TrainConfig, **changes: Any) -> TrainConfig:
-        own = settings(name, steps)
-        named[name] = replace(like, run=own.run, output=own.output, **changes)
-        return named[name]
+    def named(name: str, like: TrainConfig, **changes: Any) -> TrainConfig:
+        return replace(like, run=f"compare/runs/{name}", output=f"compare/{name}", **changes)
 
-    real = add("+ real questions", cloze, tasks=whole.tasks)
-    distilled = add("+ distillation", real, losses=replace(real.losses, distillation_weight=1.0))
-    add("+ filtering", distilled, data=replace(distilled.data, irrelevant_weight=0.0))
-    return named
-
-
-def family(steps: int) -> dict[str, TrainConfig]:
-    """One recipe, three ways to share the same layers out."""
-    lumen, fid = settings("LUMEN", steps), settings("FiD", steps)
     return {
-        "GLIMMER": settings("GLIMMER", steps),
-        "LUMEN": replace(lumen, model="base-lumen", reranker=None),
-        "FiD": replace(fid, model="base-fid", memory="embeddings.memory", reranker=None),
+        "GLIMMER": whole,
+        "LUMEN": named("LUMEN", whole, model="compare/read-lumen", reranker=None),
+        "FiD": named("FiD", whole, model="compare/read-fid", memory="embeddings.memory", reranker=None),
+        "real": real,
+        "cloze": named("cloze", real, model="compare/read-cloze", tasks=real.tasks[1:]),
+        "distilled": named("distilled", real, losses=losses),
+        "filtered": named("filtered", real, losses=losses, data=filtered),
     }
 
 
 def prepare(source: str) -> None:
-    """The two other splits of MiniLM, and for FiD a memory of embeddings."""
-    for name, live in (("base-lumen", "1/2"), ("base-fid", "1")):
-        if not Path(name).exists():
-            convert(source="minilm", output=name, live_proportion=live, rerank_proportion="0")
+    """FiD's split of MiniLM, the memory of embeddings that it reads, and the cloze questions."""
+    Path("compare").mkdir(exist_ok=True)
+    if not Path("base-fid").exists():
+        convert(source="minilm", output="base-fid", live_proportion="1", rerank_proportion="0")
     if not Path("compare/cloze.jsonl").exists():
         lines = Path("tasks/cloze.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-        drawn = Random(0).sample(lines, CLOZE)
-        Path("compare/cloze.jsonl").write_text("".join(drawn), encoding="utf-8")
+        Path("compare/cloze.jsonl").write_text("".join(Random(0).sample(lines, CLOZE)), encoding="utf-8")
     encode(sources=[source], memory="embeddings.memory", model="base-fid", progress=TerminalProgress())
+
+
+def as_lumen(source: str, target: str) -> None:
+    """The same weights, all live layers after the choice of passages, and no re-ranker."""
+    model = load_model(source)
+    config = model.config
+    split = replace(config, live_a_layers=0, live_b_layers=config.live_a_layers + config.live_b_layers, reranker=None)
+    tensors = {name: model.tensors[name] for name in model.tensors if not name.startswith("reranker.")}
+    tokenizer = config.tokenizer.file
+    save_model(target, split, tensors, {tokenizer: model.path / tokenizer}, "A reading stage, split as LUMEN.\n")
 
 
 def measured(config: TrainConfig, shape: tuple[int, int], questions: str) -> dict[str, float]:
@@ -173,16 +190,16 @@ def plot(rows: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def tables(found: dict[str, dict[str, dict[str, float]]], names: list[str], steps: int) -> str:
+def tables(found: dict[str, dict[str, dict[str, float]]], steps: int) -> str:
     """Both tables in Markdown."""
     m, k = INGREDIENT_SHAPE
     lines = [
-        f"Each reader: {steps} steps.",
+        f"Each reader: {steps} steps of 32 questions of the first stage, {steps // 4} of the second.",
         "",
         f"| ingredients (m = {m}, k = {k}) | EM | F1 | recall@1 of BM25 | recall@1 re-ranked |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for label, name in [*((name, name) for name in names), ("the recipe: + ranking, gold put in", "GLIMMER")]:
+    for name, label in LABELS.items():
         row = found.get(name, {}).get(f"{m}/{k}")
         if row:
             values = (row["em"], row["f1"], row["recall1_before"], row["recall1_after"])
@@ -207,28 +224,29 @@ def main(data: str, work: str, steps: int) -> None:
     source = str(Path(data, "knowledgesource.jsonl.gz").resolve())
     questions = str(Path(data, "nq-dev-kilt.jsonl").resolve())
     os.chdir(work)
-    Path("compare").mkdir(exist_ok=True)
     prepare(source)
-    readers, parts = family(steps), ingredients(steps)
-    wanted = {name: (config, SHAPES[name]) for name, config in readers.items()}
-    wanted |= {name: (config, [INGREDIENT_SHAPE]) for name, config in parts.items()}
+    for output, config in readings(steps).items():
+        if not Path(output).exists():
+            train(config=config, progress=TerminalProgress())
+    if not Path("compare/read-lumen").exists():
+        as_lumen("compare/read", "compare/read-lumen")
     record = Path("compare/compare.json")
     found: dict[str, dict[str, dict[str, float]]] = json.loads(record.read_text()) if record.exists() else {}
-    for name, (config, shapes) in wanted.items():
+    for name, config in readers(steps // 4).items():
         began = monotonic()
         if not Path(config.output).exists():
             train(config=config, progress=TerminalProgress())
-        for shape in shapes:
+        for shape in SHAPES.get(name, [INGREDIENT_SHAPE]):
             own = found.setdefault(name, {})
             label = "{}/{}".format(*shape)
             if label not in own:
                 own[label] = measured(config, shape, questions)
                 record.write_text(json.dumps(found, indent=1) + "\n")
         print(f"{name}: {monotonic() - began:,.0f} s", flush=True)
-    Path("compare/compare.md").write_text(tables(found, list(parts), steps))
+    Path("compare/compare.md").write_text(tables(found, steps))
     Path("compare/compare.svg").write_text(plot({name: found[name] for name in SHAPES}))
     print(Path("compare/compare.md").read_text())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 150)
