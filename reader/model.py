@@ -238,7 +238,10 @@ class Reader:
     def answer(
         self, params: Params, fused: Fused, generation: GenerationConfig, ground: Grounding | None = None
     ) -> Generated:
-        """Decodes answers over the fused passages; `ground` (see `grounded.grounding`) where generation is grounded."""
+        """Decodes answers over the fused passages; `ground` (see `grounded.grounding`) where generation is grounded.
+
+        A decoder that copies needs to know what stands in them: `fused` is what `readable` gave.
+        """
         if generation.grounded:
             check_groundable(self.config)
         module = self._module(params)
