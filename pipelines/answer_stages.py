@@ -4,8 +4,8 @@ Each stage is one compiled program per shape, compiled when the shape is first m
 much goes into one call depends on the processor: accelerators take a whole batch, CPUs one question and about two
 thousand tokens at a time, which is when intermediate results still fit the cache (measured: forty candidates at once
 take twice as long as ten at a time), longest candidates first, so that most calls need not be as wide as the longest of
-all. Decoding always takes the whole batch, since reading the decoder's weights is what
-it costs. Either way no operation mixes questions, and the split depends on the shape alone.
+all. Decoding always takes the whole batch, since reading the decoder's weights is what it costs. Either way no
+operation mixes questions, and how a query is split depends on itself and the shape alone.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ class Taught(NamedTuple):
     Attributes:
         logits: float32 [B,T,V] over the vocabulary.
         shares: the mixture's weights where the decoder copies, else None.
-        seen: natural logarithms of what was attended to, without dropout, float32 [B,heads,T,M]: one entry a
-            cross-attention layer, and a last one of one head where the decoder copies. Empty unless asked for.
+        seen: natural logarithms of what was attended to, float32 [B,heads,T,M], without dropout of attention: one entry
+            a cross-attention layer, and a last one of one head where the decoder copies. Empty unless asked for.
     """
 
     logits: jax.Array
@@ -297,7 +297,6 @@ class Decoder(nnx.Module):
             for layer in self.layers
             if layer.cross_attention is not None
         ]
-        copy_keys = None if self.copy is None else self.copy.keys(source, dtype=self.dtype)
         bias = mask_bias(fused.mask)
         keys, values = tuple(k for k, _ in pairs), tuple(v for _, v in pairs)
         if self.copy is None:
@@ -317,8 +316,8 @@ class Decoder(nnx.Module):
         """One token further: tokens int32 [B,N] at `position` (int32 scalar, 0 for the start token).
 
         Returns float32 logits [B,N,V] of the next token (a decoder that copies: logarithms of probabilities) and the
-        cache with this one added. On CPUs N should be 2 or
-        more: XLA's products with a single row run several times slower than with two.
+        cache with this one added. On CPUs N should be 2 or more: XLA's products with a single row run several times
+        slower than with two.
         """
         length = cache.keys[0].shape[3]
         distance = jnp.arange(length, dtype=jnp.int32) - position

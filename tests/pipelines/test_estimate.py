@@ -122,8 +122,8 @@ def test_encoder_layers_agree_with_the_compiler() -> None:
     assert counted == pytest.approx(2 * rows * 2 * encoder_layer_cost(config, tokens), rel=0.1)
 
 
-@pytest.mark.parametrize(("kv_heads", "cross_every"), [(6, 1), (1, 2)])
-def test_the_decoder_agrees_with_the_compiler(kv_heads: int, cross_every: int) -> None:
+@pytest.mark.parametrize(("kv_heads", "cross_every", "copy_width"), [(6, 1, 0), (1, 2, 0), (1, 2, 512)])
+def test_the_decoder_agrees_with_the_compiler(kv_heads: int, cross_every: int, copy_width: int) -> None:
     whole = t5_config("t5-small", alpha=1 / 3, beta=1 / 4)
     config = replace(
         whole.decoder,
@@ -131,14 +131,15 @@ def test_the_decoder_agrees_with_the_compiler(kv_heads: int, cross_every: int) -
         vocab_size=1_024,
         kv_heads=kv_heads,
         cross_every=cross_every,
+        copy_width=copy_width,
         shared_embedding=False,
     )
     decoder = Decoder(config, memory_width=config.d_model, rngs=nnx.Rngs(0), dtype=jnp.float32)
     places, cache = 480, 16
     graph, state = nnx.split(decoder)
-    memory, mask = jnp.ones((1, places, config.d_model)), jnp.ones((1, places), bool)
-    cross = decoder.cross(Fused(memory, mask))
-    counted = operations(lambda state: nnx.merge(graph, state).cross(Fused(memory, mask)), state)
+    fused = Fused(jnp.ones((1, places, config.d_model)), jnp.ones((1, places), bool), jnp.ones((1, places), jnp.int32))
+    cross = decoder.cross(fused)
+    counted = operations(lambda state: nnx.merge(graph, state).cross(fused), state)
     assert counted == pytest.approx(2 * cross_memory_cost(config, places=places, memory_width=config.d_model), rel=0.1)
 
     def step(state: Any, tokens: jax.Array) -> Any:
