@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the sample reader from nothing but MiniLM's package and a folder of data; about an hour and a quarter on two
+# Makes the sample reader from nothing but MiniLM's package and a folder of data; about an hour on two
 # Zen 5 cores. Usage: recipes/sample/run.sh DATA WORK
 #   DATA  has knowledgesource.jsonl.gz, nq-train-kilt.jsonl and nq-dev-kilt.jsonl (KILT formats)
 #   WORK  a folder for everything that is made; run the same command again to go on after a cut
