@@ -35,9 +35,9 @@ from glimmer.storage.memory import Memory
 QUESTION_TOKENS, PASSAGE_TOKENS, ANSWER_TOKENS = 12, 97, 5  # means over the dev questions and this memory
 INGREDIENT_SHAPE = (20, 5)
 SHAPES = {
-    "GLIMMER": [(5, 1), (5, 5), (10, 2), (20, 1), (20, 2), (20, 5)],
+    "GLIMMER": [(5, 1), (10, 2), (20, 1), (20, 5)],
     "LUMEN": [(1, 1), (2, 2), (5, 5), (10, 10)],
-    "FiD": [(1, 1), (2, 2), (5, 5), (10, 10)],
+    "FiD": [(1, 1), (2, 2), (5, 5)],
 }
 COLOURS = {"GLIMMER": "#b3261e", "LUMEN": "#1f6f5c", "FiD": "#3b5bdb"}
 LABELS = {
