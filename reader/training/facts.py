@@ -161,13 +161,13 @@ def statements(title: str, text: str) -> list[Statement]:
                     continue
                 if answer and answer.lower() not in name.lower():
                     found.append(Statement(tuple(ask.format(x=name) for ask in rule.asks), answer))
-        if (match := _HOW_MANY.search(sentence)) is not None:
-            things = match["of"]
+        if (counted := _HOW_MANY.search(sentence)) is not None:
+            things = counted["of"]
             ways = (f"does {name} have", f"are in {name}", f"are there in {name}")
-            found.append(Statement(tuple(f"how many {things} {way}" for way in ways), match[1]))
-        if number == 0 and (match := _MOST.match(sentence)) is not None:
+            found.append(Statement(tuple(f"how many {things} {way}" for way in ways), counted[1]))
+        if number == 0 and (most := _MOST.match(sentence)) is not None:
             words = ("what", "which", "who" if " " in name else "what")
-            found.append(Statement(tuple(f"{word} {match['verb']} {match['what']}" for word in words), match["x"]))
+            found.append(Statement(tuple(f"{word} {most['verb']} {most['what']}" for word in words), most["x"]))
     return found
 
 
