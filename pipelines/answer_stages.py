@@ -169,18 +169,17 @@ class DeviceStages:
         with clock.device("question") as wait:
             question = self._question(shape, params, jnp.asarray(batch.questions[rows]), lengths)
             wait.append(question)
-        own = batch.passage_lengths[rows]
-        calls = -(-own.shape[1] // passages)
-        every = Lengths(lengths, jnp.asarray(_padded(own, calls * passages)))
-        order = _longest_first(_padded(own, calls * passages))
+        calls = -(-self._candidates // passages)
+        counts = _padded(batch.passage_lengths[rows], calls * passages)
+        every = Lengths(lengths, jnp.asarray(counts))
+        order = _longest_first(counts)
         parts: list[Candidates] = []
         for start in range(0, len(order), passages):
             taken = order[start : start + passages]
-            # Places beyond the candidates are absent passages, whatever codes stand there.
-            present = np.minimum(taken, own.shape[1] - 1)
-            count = np.where(taken < own.shape[1], own[:, present], 0)
+            count = counts[:, taken]
             part = Shape(shape.question, min(smallest(self._widths, max(int(count.max()), 1)), shape.passage))
-            codes = batch.codes[rows, :, : part.passage][:, present]
+            # Places beyond the candidates are absent passages, whatever codes stand there.
+            codes = batch.codes[rows, :, : part.passage][:, np.minimum(taken, self._candidates - 1)]
             with clock.device("decompress") as wait:
                 memory = self._decompress((part, passages), jnp.asarray(codes))
                 wait.append(memory)
