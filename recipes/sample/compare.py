@@ -30,6 +30,7 @@ from glimmer.pipelines.train import train
 from glimmer.reader.config import ReaderConfig
 from glimmer.reader.queries import open_queries
 from glimmer.reader.training.config import TrainConfig
+from glimmer.storage.catalog import Catalog
 from glimmer.storage.memory import Memory
 
 QUESTION_TOKENS, PASSAGE_TOKENS, ANSWER_TOKENS = 12, 97, 5  # means over the dev questions and this memory
@@ -109,7 +110,8 @@ def prepare(source: str) -> None:
     if not Path("compare/cloze.jsonl").exists():
         lines = Path("tasks/cloze.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         Path("compare/cloze.jsonl").write_text("".join(Random(0).sample(lines, CLOZE)), encoding="utf-8")
-    encode(sources=[source], memory="embeddings.memory", model="base-fid", progress=TerminalProgress())
+    if not (Catalog(Path("embeddings.memory")).exists and Memory.open(Path("embeddings.memory")).version):
+        encode(sources=[source], memory="embeddings.memory", model="base-fid", progress=TerminalProgress())
 
 
 def as_lumen(source: str, target: str) -> None:
