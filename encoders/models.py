@@ -1,36 +1,31 @@
-"""Model directories: `config.json`, `model.safetensors`, the tokenizer's file and a model card, loaded and saved.
+"""Models, opened by directory or by name: configuration, tokenizer, and weights that are read only when asked for.
 
-A `LoadedModel` reads weights only when asked, so that inspecting a model or encoding with its lower layers does not
-pull a whole T5-XXL into memory. Saving writes a sibling directory and renames it, so a model directory is whole or not
-there.
+Inspecting a model or encoding with its lower layers does not pull a whole T5-XXL into memory. What lies in a model
+directory, and how one is written, is in `model_directory`; the models that are had by name in `builtin_models`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from .. import ModelError, StorageError, UsageError
+from .. import ModelError, UsageError
 from .bert import BertEncoder
+from .builtin_models import BUILT_IN, builtin_directory
 from .config import ModelConfig, read_model_config
 from .fingerprint import fingerprint
+from .model_directory import WEIGHTS
 from .t5 import T5Encoder
 from .tokenizers import Ids, Tokenizer, load_tokenizer
-from .weights import Array, Tensors, in_memory, read_safetensors, write_safetensors
-
-WEIGHTS = "model.safetensors"
+from .weights import Tensors, read_safetensors
 
 
 @dataclass(frozen=True)
@@ -124,8 +119,6 @@ def load_model(path_or_builtin: str | os.PathLike[str]) -> LoadedModel:
     """
     path = Path(path_or_builtin)
     if not path.is_dir():
-        from .builtin_models import BUILT_IN, builtin_directory  # it converts through this module
-
         if str(path_or_builtin) not in BUILT_IN:
             known = ", ".join(sorted(BUILT_IN))
             raise UsageError(f"{path}: no such model directory; give one that `glimmer convert` wrote, or: {known}")
@@ -139,73 +132,3 @@ def load_model(path_or_builtin: str | os.PathLike[str]) -> LoadedModel:
     tensors = read_safetensors(path / WEIGHTS)
     tensors.lazy("encoder.embedding")
     return LoadedModel(config=config, tensors=tensors, tokenizer=tokenizer, path=path)
-
-
-def save_model(
-    directory: str | os.PathLike[str],
-    config: ModelConfig,
-    tensors: Mapping[str, Array | jax.Array] | Tensors,
-    tokenizer_files: Mapping[str, Path | bytes],
-    card: str,
-) -> Path:
-    """Writes a whole model directory. Floating tensors are stored in `config.dtype`, norms and biases in float32.
-
-    `tokenizer_files` maps names within the directory to a file to copy or its bytes; `card` is the README. UsageError
-    when `directory` exists and is not empty; StorageError when writing fails, leaving nothing behind.
-    """
-    directory = Path(directory)
-    ModelConfig.from_json(config.to_json(), str(directory / "config.json"))
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UsageError(f"{directory}: already exists and is not empty; choose another --output")
-    if not isinstance(tensors, Tensors):
-        tensors = in_memory({name: np.asarray(value) for name, value in tensors.items()}, str(directory))
-    stored = Tensors(
-        {
-            name: entry.cast(jnp.dtype(config.dtype if len(entry.shape) > 1 else "float32"))
-            if jnp.issubdtype(entry.dtype, jnp.floating)
-            else entry
-            for name, entry in tensors.entries.items()
-        },
-        tensors.origin,
-    )
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    except OSError as error:
-        raise StorageError(f"{directory}: cannot be made: {error.strerror or error}") from error
-    try:
-        (scratch / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
-        (scratch / "README.md").write_text(card, encoding="utf-8")
-        for name, content in tokenizer_files.items():
-            (scratch / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-        write_safetensors(scratch / WEIGHTS, stored)
-        scratch.chmod(0o755)
-        if directory.exists():
-            directory.rmdir()
-        scratch.rename(directory)
-    except OSError as error:
-        raise StorageError(f"{directory}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return directory
-
-
-def model_card(config: ModelConfig) -> str:
-    """A short README for a model directory: where the weights came from and how the layers are shared out."""
-    encoder = config.encoder
-    total, live = encoder.num_layers, config.live_a_layers + config.live_b_layers
-    decoder = f"{config.decoder.get('num_layers')} layers" if config.decoder else "none"
-    beta = config.live_a_layers / live if live else 0.0
-    return (
-        f"# Glimmer model\n\n"
-        f"Weights: {config.source}. Their licence is their authors'.\n\n"
-        f"| part | layers |\n| --- | --- |\n"
-        f"| memory encoder (offline) | {config.memory_layers} of {total} |\n"
-        f"| live encoder A, before re-ranking | {config.live_a_layers} |\n"
-        f"| live encoder B, after re-ranking | {config.live_b_layers} |\n"
-        f"| decoder | {decoder} |\n\n"
-        f"Family {encoder.family}, width {encoder.d_model}, {encoder.num_heads} heads of {encoder.d_kv}, "
-        f"feed-forward {encoder.d_ff}, vocabulary {encoder.vocab_size}; α = {live / total:.3g}, β = {beta:.3g}.\n"
-        f"Passages of at most {config.window} tokens, as `{config.passage_template}`.\n\n"
-        f"Load it with `glimmer.encoders.models.load_model(directory)` or name it as `--model directory`.\n"
-    )

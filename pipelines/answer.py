@@ -18,23 +18,24 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from .. import InputError, ModelError, StorageError, UsageError
-from ..encoders.models import WEIGHTS, LoadedModel, load_model
+from ..encoders.model_directory import WEIGHTS
+from ..encoders.models import LoadedModel, load_model
 from ..reader.candidates import Brought
 from ..reader.generation import GenerationConfig
 from ..reader.predictions import PredictionWriter
 from ..reader.queries import QueryFile, open_queries
 from ..storage.files import sha256_file
 from ..storage.memory import Memory
-from .answer_batches import Shapes, check_questions
-from .answer_range import AnswerWork, CandidatesFrom, RangeAnswerer
-from .answer_report import Tally, evaluate_answers, shown_numbers
-from .answer_shards import RANGE_QUERIES, answer_on_engine, discard_parts
-from .answer_stages import check_answers, default_rows
+from .answering.batches import Shapes, check_questions
+from .answering.range import AnswerWork, CandidatesFrom, RangeAnswerer
+from .answering.report import ReportData, render_report
+from .answering.shards import RANGE_QUERIES, answer_on_engine, discard_parts
+from .answering.stages import check_answers, default_rows
+from .answering.tally import Tally, evaluate_answers, shown_numbers
+from .encoding.job import Encoding
 from .engines import Engine
 from .index import check_passages, open_index
-from .jobs import Encoding
 from .progress import Progress, Quiet
-from .report import ReportData, render_report
 
 DEFAULT_CANDIDATES, DEFAULT_SELECT = 40, 10
 
@@ -50,7 +51,7 @@ class AnswerResult:
         version: the memory's version.
         without_candidates: queries that found no passage; their answer is empty. `empty`: other empty answers.
         seconds: wall seconds of answering, start-up and index building left out.
-        stages: seconds by stage; stages overlap (see `answer_clock`).
+        stages: seconds by stage; stages overlap (see `answering.clock`).
         notes: remarks worth showing, a sentence each.
     """
 

@@ -31,8 +31,8 @@ from ..storage.manifest import Manifest
 from ..storage.memory import Memory, commit
 from ..storage.passage import SHARD_ROWS
 from ..storage.segment import SealedSegment, SegmentWriter
+from .encoding.job import job_id, segment_id, timed
 from .index import DIRECTORY, open_index
-from .jobs import job_id, segment_id, timed
 from .progress import Progress, Quiet
 
 DEFAULT_DEAD_SHARE: Final = 0.3

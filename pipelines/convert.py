@@ -18,7 +18,7 @@ from .. import UsageError
 from ..encoders.builtin_models import BERT_PASSAGE, BERT_QUESTION, T5_PASSAGE, T5_QUESTION
 from ..encoders.checkpoints import import_checkpoint
 from ..encoders.config import ModelConfig
-from ..encoders.models import WEIGHTS, model_card, save_model
+from ..encoders.model_directory import WEIGHTS, model_card, save_model
 
 DEFAULT_WINDOW = 256
 HUB_PREFIX = "hf:"

@@ -18,7 +18,7 @@ from ..storage.inspect import Inspection, inspect_memory
 from ..storage.memory import Memory
 from ..storage.verify import VerifyReport, verify
 from .answer import AnswerResult, answer
-from .answer_quality import AnswerQuality
+from .answering.quality import AnswerQuality
 from .demo_data import install_packages, missing_packages, write_corpus
 from .encode import EncodeResult, encode
 from .progress import Progress, Quiet

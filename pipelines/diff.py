@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..storage.memory import Memory
-from .changes import ArticleCounts, Mask, RowNumbers, articles_with, count_articles
 from .progress import Progress, Quiet
+from .refreshing.changes import ArticleCounts, Mask, RowNumbers, articles_with, count_articles
 
 _SPAN: Final = 1 << 18
 _KINDS: Final = ("added", "removed", "moved")

@@ -30,10 +30,19 @@ from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory, commit
 from ..storage.segment import SegmentWriter
+from .encoding.job import (
+    Encoding,
+    check_identity,
+    encode_segment,
+    job_id,
+    plan_listener,
+    planned_rows,
+    segment_id,
+    timed,
+)
+from .encoding.passages import DEFAULT_WORDS
+from .encoding.plan import PlanSummary, plan
 from .engines import Engine
-from .jobs import Encoding, check_identity, encode_segment, job_id, plan_listener, planned_rows, segment_id, timed
-from .passages import DEFAULT_WORDS
-from .plan import PlanSummary, plan
 from .progress import Progress, Quiet
 from .sources import source_identity
 

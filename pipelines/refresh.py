@@ -21,13 +21,13 @@ from typing import Any
 from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory
-from .changes import first_positions
+from .encoding.job import timed
+from .encoding.plan import PlanSummary
 from .engines import Engine
 from .index import DIRECTORY, open_index
-from .jobs import timed
-from .plan import PlanSummary
 from .progress import Progress, Quiet
-from .refresh_job import EXAMPLES, RefreshCounts, RefreshJob
+from .refreshing.changes import first_positions
+from .refreshing.job import EXAMPLES, RefreshCounts, RefreshJob
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,8 +49,8 @@ from ..storage.verify import (
     verify,
 )
 from .compact import merge
+from .encoding.job import job_id, segment_id
 from .index import DIRECTORY, index_manifest, open_index
-from .jobs import job_id, segment_id
 from .progress import Progress, Quiet
 from .restore import OtherVersions, Reencoder, Restored, ShardRestorer, with_places
 

@@ -26,7 +26,7 @@ from ..storage.passage import SHARD_ROWS, Passage
 from ..storage.segment import SegmentReader
 from ..storage.text import TextShard, write_text_shard
 from ..storage.verify import CODES_KIND, LENGTHS_KIND, TEXT_KIND
-from .jobs import Encoding
+from .encoding.job import Encoding
 
 Codes = npt.NDArray[np.uint8]
 

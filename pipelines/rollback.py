@@ -9,7 +9,7 @@ from ..storage.catalog import Catalog
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory
 from ..storage.memory import rollback as commit_rollback
-from .jobs import job_id
+from .encoding.job import job_id
 
 
 def rollback(*, memory: str | Path, to: int) -> Manifest:

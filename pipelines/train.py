@@ -25,7 +25,8 @@ import numpy.typing as npt
 from .. import ConflictError, ModelError, UsageError
 from ..encoders.compilation import enable_compilation_cache
 from ..encoders.config import ModelConfig
-from ..encoders.models import WEIGHTS, LoadedModel, load_model, model_card, save_model
+from ..encoders.model_directory import WEIGHTS, model_card, save_model
+from ..encoders.models import LoadedModel, load_model
 from ..reader.candidates import CandidateFinder
 from ..reader.config import DecoderConfig, ReaderConfig
 from ..reader.model import Reader
@@ -42,9 +43,9 @@ from ..reader.training.trainer import LOG, PLOT, Finished, run_steps
 from ..storage.files import make_directories, sha256_file, storage_error
 from ..storage.memory import Memory
 from .answer import answer
-from .answer_quality import AnswerQuality
+from .answering.quality import AnswerQuality
+from .encoding.job import Encoding
 from .index import open_index
-from .jobs import Encoding
 from .prefetch import prefetched
 from .progress import Progress, Quiet
 

@@ -28,7 +28,7 @@ from ..storage.index import INDEXES
 from ..storage.layout import SEGMENTS, is_segment_id
 from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest, check_name, is_catalog_file_name
-from .jobs import segment_id
+from .encoding.job import segment_id
 from .progress import Progress, Quiet
 
 DEFAULT_AGE: Final = datetime.timedelta(days=7)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from glimmer.encoders.config import EncoderConfig, ModelConfig, TokenizerSpec
-from glimmer.encoders.models import save_model
+from glimmer.encoders.model_directory import save_model
 from glimmer.reader.config import DecoderConfig, ReaderConfig, RerankerConfig
 from glimmer.reader.model import Reader
 

@@ -9,7 +9,7 @@ import click
 from ...reader.queries import FORMATS
 from ..answer import DEFAULT_CANDIDATES, DEFAULT_SELECT, AnswerResult
 from ..answer import answer as answer_job
-from ..answer_range import CandidatesFrom
+from ..answering.range import CandidatesFrom
 from ..engines import IN_PROCESS
 from ..progress import TerminalProgress
 from ..tables import duration, grid, pairs

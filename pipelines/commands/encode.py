@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from ..dry_run import DryRun
-from ..dry_run import dry_run as dry_run_job
 from ..encode import EncodeResult
 from ..encode import encode as encode_job
-from ..passages import DEFAULT_WORDS
+from ..encoding.dry_run import DryRun
+from ..encoding.dry_run import dry_run as dry_run_job
+from ..encoding.passages import DEFAULT_WORDS
 from ..progress import TerminalProgress
 from ..sources import FORMATS
 from ..tables import duration, pairs, size

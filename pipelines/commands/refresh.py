@@ -9,7 +9,7 @@ import click
 from ..progress import TerminalProgress
 from ..refresh import RefreshPlan, RefreshResult, refresh_dry_run
 from ..refresh import refresh as refresh_job
-from ..refresh_job import RefreshCounts
+from ..refreshing.job import RefreshCounts
 from ..sources import FORMATS
 from ..tables import duration, pairs, size
 from .diff import shortened

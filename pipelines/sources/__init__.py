@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ... import InputError, UsageError
-from ..rejects import Rejection
 from .article import Article, Record
 from .detect import FORMATS, check_readable, detect, is_parquet
 from .files import SourceFile, is_url, read_lines, reading, resolve
 from .idset import IdSet
 from .kilt import read_kilt
+from .rejects import Rejection
 from .tfds import PREFIX, is_dataset_directory, read_tfds, tfds_identity
 from .tsv import read_dpr, read_msmarco
 from .wikipedia import read_wikipedia, read_wikipedia_parquet

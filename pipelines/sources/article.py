@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from ..rejects import RecordError, Rejection, snippet
+from .rejects import RecordError, Rejection, snippet
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..rejects import RecordError
 from .article import Article, Lines, Record, clean_title, id_field, need_text, parse_json, read_records, title_field
+from .rejects import RecordError
 
 
 def read_kilt(lines: Lines, name: str) -> Iterator[Record]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ... import InputError
-from ..rejects import RecordError, Rejection, snippet
 from .article import Article, Record
+from .rejects import RecordError, Rejection, snippet
 from .wikipedia import article_of
 
 PREFIX = "tfds:"

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..rejects import RecordError
 from .article import Article, Lines, Record, clean_id, clean_title, decode, need_text, read_records
+from .rejects import RecordError
 
 DPR_COLUMNS = ("id", "text", "title")
 

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ... import InputError
-from ..rejects import RecordError, Rejection, snippet
 from .article import (
     Article,
     Lines,
@@ -25,6 +24,7 @@ from .article import (
     text_paragraphs,
     title_field,
 )
+from .rejects import RecordError, Rejection, snippet
 
 BATCH_ROWS = 256
 

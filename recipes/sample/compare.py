@@ -19,9 +19,10 @@ from random import Random
 from time import monotonic
 from typing import Any
 
-from glimmer.encoders.models import load_model, save_model
+from glimmer.encoders.model_directory import save_model
+from glimmer.encoders.models import load_model
 from glimmer.pipelines.answer import answer
-from glimmer.pipelines.answer_quality import AnswerQuality
+from glimmer.pipelines.answering.quality import AnswerQuality
 from glimmer.pipelines.convert import convert
 from glimmer.pipelines.costs import stage_costs
 from glimmer.pipelines.encode import encode

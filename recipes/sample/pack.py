@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from glimmer.encoders.builtin_models import SAMPLE
-from glimmer.encoders.models import WEIGHTS, load_model
+from glimmer.encoders.model_directory import WEIGHTS
+from glimmer.encoders.models import load_model
 from glimmer.encoders.weights import in_memory, write_safetensors
 from glimmer.reader.config import ReaderConfig
 from glimmer.reader.model import Reader

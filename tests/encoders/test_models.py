@@ -15,7 +15,8 @@ import pytest
 
 from glimmer import ModelError, UsageError
 from glimmer.encoders.config import ModelConfig
-from glimmer.encoders.models import LoadedModel, load_model, save_model
+from glimmer.encoders.model_directory import save_model
+from glimmer.encoders.models import LoadedModel, load_model
 from glimmer.encoders.weights import in_memory, read_safetensors, write_safetensors
 
 MakeModel = Callable[..., LoadedModel]

@@ -7,7 +7,8 @@ import pytest
 
 from glimmer import UsageError
 from glimmer.encoders.builtin_models import SAMPLE
-from glimmer.encoders.models import WEIGHTS, LoadedModel, load_model
+from glimmer.encoders.model_directory import WEIGHTS
+from glimmer.encoders.models import LoadedModel, load_model
 from glimmer.encoders.weights import read_safetensors
 
 

@@ -19,7 +19,7 @@ import pytest
 from glimmer import ConflictError, DamageError, GlimmerError, StorageError
 from glimmer.pipelines.compact import compact
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.jobs import segment_id
+from glimmer.pipelines.encoding.job import segment_id
 from glimmer.pipelines.repair import repair
 from glimmer.pipelines.vacuum import vacuum
 from glimmer.storage import catalog as catalog_module

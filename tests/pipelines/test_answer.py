@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from glimmer import MismatchError
-from glimmer.pipelines import answer_stages
 from glimmer.pipelines.answer import AnswerResult, answer
-from glimmer.pipelines.answer_clock import STAGES
+from glimmer.pipelines.answering import stages
+from glimmer.pipelines.answering.clock import STAGES
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine
 from glimmer.pipelines.index import open_index
@@ -125,7 +125,7 @@ def test_however_the_live_encoders_work_is_cut_the_answers_agree(
     than they are: only rounding may differ."""
     found = []
     for number, cut in enumerate([(4, 12), (2, 5), (1, 5)]):
-        monkeypatch.setattr(answer_stages, "_split", lambda *_, cut=cut: cut)
+        monkeypatch.setattr(stages, "_split", lambda *_, cut=cut: cut)
         run(world, tmp_path / str(number), precision="float32", max_answer_tokens=3)
         found.append(read_guess(tmp_path / str(number)))
     for records in zip(*found, strict=True):
@@ -145,7 +145,7 @@ def test_the_first_stages_scores_count_as_the_model_says(
     world: Path, whole: Path, tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With so much weight that nothing else matters, BM25's order stands; passages that queries bring have no score."""
-    monkeypatch.setattr(answer_stages, "_split", lambda *_: (2, 5))  # calls that do not divide the candidates
+    monkeypatch.setattr(stages, "_split", lambda *_: (2, 5))  # calls that do not divide the candidates
     model = tiny_model(tmp_path / "m", memory_layers=2, live_a=1, live_b=1, window=48, retrieval_weight=1e5)
     run(world, tmp_path / "all", model=model, select=SMALL["candidates"], precision="float32")
     memory = Memory.open(world / "memory")

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.answer_batches import Shapes
-from glimmer.pipelines.answer_clock import STAGES, Clock
-from glimmer.pipelines.answer_report import shown_numbers
-from glimmer.pipelines.answer_shards import query_ranges
+from glimmer.pipelines.answering.batches import Shapes
+from glimmer.pipelines.answering.clock import STAGES, Clock
+from glimmer.pipelines.answering.shards import query_ranges
+from glimmer.pipelines.answering.tally import shown_numbers
 from glimmer.pipelines.prefetch import prefetched
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from glimmer import ConflictError, DamageError, UsageError
 from glimmer.pipelines.compact import compact
-from glimmer.pipelines.jobs import segment_id
+from glimmer.pipelines.encoding.job import segment_id
 from glimmer.pipelines.vacuum import vacuum
 from glimmer.storage.catalog_files import passage_rows, read_catalog_file
 from glimmer.storage.ledger import Ledger

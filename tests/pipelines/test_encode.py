@@ -21,9 +21,9 @@ import zarr
 from glimmer import ConflictError, InputError, MismatchError, UsageError
 from glimmer.encoders.memory_encoder import MemoryEncoder
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.dry_run import dry_run
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.passages import readable, reassemble
+from glimmer.pipelines.encoding.dry_run import dry_run
+from glimmer.pipelines.encoding.passages import readable, reassemble
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory
 from glimmer.storage.passage import Passage

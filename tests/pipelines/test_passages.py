@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimmer.pipelines.passages import (
+from glimmer.pipelines.encoding.passages import (
     PassageDraft,
     count_words,
     cut_article,

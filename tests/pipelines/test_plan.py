@@ -18,8 +18,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from glimmer import InputError, UsageError
-from glimmer.pipelines.passages import passage_id, readable, reassemble
-from glimmer.pipelines.plan import PlanProgress, PlanSummary, Tokens, plan
+from glimmer.pipelines.encoding.passages import passage_id, readable, reassemble
+from glimmer.pipelines.encoding.plan import PlanProgress, PlanSummary, Tokens, plan
 from glimmer.pipelines.sources import Article, read_articles
 from glimmer.storage.passage import Passage, content_hash
 from glimmer.storage.writer import SegmentWriter

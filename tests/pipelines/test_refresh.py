@@ -20,14 +20,14 @@ from click.testing import CliRunner
 
 from glimmer import ConflictError, DamageError, InputError, MismatchError, UsageError
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.changes import Comparison
 from glimmer.pipelines.cli import glimmer
 from glimmer.pipelines.encode import encode
+from glimmer.pipelines.encoding.plan import plan
 from glimmer.pipelines.index import DIRECTORY, open_index
-from glimmer.pipelines.plan import plan
 from glimmer.pipelines.progress import Quiet
 from glimmer.pipelines.refresh import RefreshResult, refresh, refresh_dry_run
-from glimmer.pipelines.refresh_job import RefreshJob
+from glimmer.pipelines.refreshing.changes import Comparison
+from glimmer.pipelines.refreshing.job import RefreshJob
 from glimmer.pipelines.rollback import rollback
 from glimmer.storage.memory import Memory
 from glimmer.storage.passage import Passage
@@ -339,7 +339,7 @@ def run_and_die(memory: Path, source: Path, at: str) -> subprocess.CompletedProc
     """`glimmer refresh` in a process that ends without a word where `at` says."""
     code = f"""
         import os, sys
-        from glimmer.pipelines import refresh_job as job
+        from glimmer.pipelines.refreshing import job
         from glimmer.storage import index, ledger, catalog
         die = lambda *args, **kwargs: os._exit(137)
         {at}

@@ -8,8 +8,15 @@ from html.parser import HTMLParser
 
 import pytest
 
-from glimmer.pipelines.report import SHOWN_PASSAGES, ReportData, ReportPassage, ReportQuery, highlight, render_report
-from glimmer.pipelines.report_charts import SAMPLE_SIZE, ScoreSample, score_chart
+from glimmer.pipelines.answering.charts import SAMPLE_SIZE, ScoreSample, score_chart
+from glimmer.pipelines.answering.report import (
+    SHOWN_PASSAGES,
+    ReportData,
+    ReportPassage,
+    ReportQuery,
+    highlight,
+    render_report,
+)
 from glimmer.reader.evaluation import Evaluation, TaskScores
 
 ATTACK = "\"><script>alert(1)</script><img src=x onerror=alert(2)>' onmouseover='x\ud800\x00"

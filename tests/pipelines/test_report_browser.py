@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from glimmer.pipelines.report import ReportData, ReportPassage, ReportQuery, render_report
-from glimmer.pipelines.report_charts import ScoreSample
+from glimmer.pipelines.answering.charts import ScoreSample
+from glimmer.pipelines.answering.report import ReportData, ReportPassage, ReportQuery, render_report
 from glimmer.reader.evaluation import Evaluation
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

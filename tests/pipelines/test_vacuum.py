@@ -13,7 +13,7 @@ import pytest
 
 from glimmer import ConflictError, DamageError, UsageError
 from glimmer.pipelines import vacuum as module
-from glimmer.pipelines.jobs import segment_id
+from glimmer.pipelines.encoding.job import segment_id
 from glimmer.pipelines.vacuum import vacuum
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.ledger import Ledger

@@ -19,14 +19,14 @@ import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 
-from .. import MismatchError
-from ..encoders.compilation import enable_compilation_cache
-from ..encoders.memory_encoder import MemoryEncoder
-from ..encoders.models import LoadedModel, load_model
-from ..storage.codecs import Codec, make_codec
-from ..storage.ledger import Ledger
-from ..storage.passage import SHARD_ROWS
-from ..storage.segment import SegmentWriter
+from ... import MismatchError
+from ...encoders.compilation import enable_compilation_cache
+from ...encoders.memory_encoder import MemoryEncoder
+from ...encoders.models import LoadedModel, load_model
+from ...storage.codecs import Codec, make_codec
+from ...storage.ledger import Ledger
+from ...storage.passage import SHARD_ROWS
+from ...storage.segment import SegmentWriter
 
 GROUP_BYTES = 1 << 30
 MOST_SHARDS_IN_A_GROUP = 4

@@ -14,15 +14,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..encoders.compilation import enable_compilation_cache
-from ..encoders.memory_encoder import MemoryEncoder, default_shapes
-from ..encoders.models import load_model
-from ..storage.codecs import make_codec
-from .costs import encoder_layer_cost
-from .jobs import plan_listener
+from ...encoders.compilation import enable_compilation_cache
+from ...encoders.memory_encoder import MemoryEncoder, default_shapes
+from ...encoders.models import load_model
+from ...storage.codecs import make_codec
+from ..costs import encoder_layer_cost
+from ..progress import Progress, Quiet
+from .job import plan_listener
 from .passages import DEFAULT_WORDS
 from .plan import PlanSummary, plan
-from .progress import Progress, Quiet
 
 _ROW_BYTES = 180  # ids, hashes and positions of a passage, in the text shard and in the catalog
 

@@ -20,14 +20,14 @@ import pyarrow.compute as pc
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from .. import DamageError
-from ..storage.catalog_files import CATALOG_SCHEMA, MAX_FILE_ROWS, read_catalog_file
-from ..storage.files import damage, sha256_bytes, translated, write_atomic
-from ..storage.idmap import segment_bases
-from ..storage.manifest import CatalogFile
-from ..storage.memory import Memory
-from .passages import PassageDraft
-from .sources import Article
+from ... import DamageError
+from ...storage.catalog_files import CATALOG_SCHEMA, MAX_FILE_ROWS, read_catalog_file
+from ...storage.files import damage, sha256_bytes, translated, write_atomic
+from ...storage.idmap import segment_bases
+from ...storage.manifest import CatalogFile
+from ...storage.memory import Memory
+from ..encoding.passages import PassageDraft
+from ..sources import Article
 
 PROVENANCE: Final = ("start_paragraph_id", "start_character", "end_paragraph_id", "end_character")
 _PLACE: Final = ("segment", "row")

@@ -19,18 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from .. import ModelError
-from ..encoders.models import LoadedModel
-from ..reader.config import ReaderConfig
-from ..reader.fusion import Fused
-from ..reader.generation import GenerationConfig
-from ..reader.grounded import check_groundable, grounding
-from ..reader.live_encoder import Lengths, take_rows
-from ..reader.model import Candidates, load_reader
-from ..storage.codecs import Codec
-from ..storage.memory import Memory
-from .answer_batches import Batch, Shape, passage_widths, smallest
-from .answer_clock import COMPILE, Clock
+from ... import ModelError
+from ...encoders.models import LoadedModel
+from ...reader.config import ReaderConfig
+from ...reader.fusion import Fused
+from ...reader.generation import GenerationConfig
+from ...reader.grounded import check_groundable, grounding
+from ...reader.live_encoder import Lengths, take_rows
+from ...reader.model import Candidates, load_reader
+from ...storage.codecs import Codec
+from ...storage.memory import Memory
+from .batches import Batch, Shape, passage_widths, smallest
+from .clock import COMPILE, Clock
 
 _CPU_TOKENS = 2_048
 _ACCELERATOR_TOKENS = 1 << 18

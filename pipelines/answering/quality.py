@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import UsageError
-from ..reader.candidates import CandidateFinder
-from ..reader.kilt import read_guess
-from ..reader.queries import QueryFile
-from ..reader.training.examples import gold_positions
-from ..reader.training.log import Scores
-from ..storage.memory import Memory
-from .answer_report import evaluate_answers
-from .index import open_index
+from ... import UsageError
+from ...reader.candidates import CandidateFinder
+from ...reader.kilt import read_guess
+from ...reader.queries import QueryFile
+from ...reader.training.examples import gold_positions
+from ...reader.training.log import Scores
+from ...storage.memory import Memory
+from ..index import open_index
+from .tally import evaluate_answers
 
 
 class AnswerQuality:

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import StorageError
-from ..reader.candidates import Found
-from ..reader.evaluation import Evaluation, TaskScores, score
-from ..reader.kilt import Output, Record, gold_answers, parse_json_object, parse_outputs, read_lines
-from ..reader.metrics import exact_match
-from ..reader.queries import Query, QueryFile
-from ..storage.passage import Passage
-from .answer_clock import added
+from ... import StorageError
+from ...reader.candidates import Found
+from ...reader.evaluation import Evaluation, TaskScores, score
+from ...reader.kilt import Output, Record, gold_answers, parse_json_object, parse_outputs, read_lines
+from ...reader.metrics import exact_match
+from ...reader.queries import Query, QueryFile
+from ...storage.passage import Passage
+from .charts import ScoreSample
+from .clock import added
 from .report import SAMPLE_QUERIES, SHOWN_PASSAGES, ReportPassage, ReportQuery
-from .report_charts import ScoreSample
 
 _SENT_SCORES = 2_000
 

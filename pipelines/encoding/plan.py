@@ -23,12 +23,12 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .. import InputError, UsageError
-from ..storage.passage import SHARD_ROWS, Passage, content_hash
+from ... import InputError, UsageError
+from ...storage.passage import SHARD_ROWS, Passage, content_hash
+from ..sources import read_articles
+from ..sources.article import Article, Record, blank
+from ..sources.rejects import Rejection, RejectLog, snippet
 from .passages import DEFAULT_WORDS, PassageDraft, cut_article, passage_id, split_draft
-from .rejects import Rejection, RejectLog, snippet
-from .sources import read_articles
-from .sources.article import Article, Record, blank
 
 Tokens = npt.NDArray[np.int32]
 Tokenise = Callable[[Sequence[tuple[str, str]]], Sequence[Tokens]]

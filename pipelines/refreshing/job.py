@@ -17,19 +17,19 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from .. import ConflictError, GlimmerError, InputError, UsageError
-from ..encoders.models import LoadedModel, load_model
-from ..storage.ledger import JOBS, Ledger
-from ..storage.manifest import Manifest
-from ..storage.memory import Memory, commit
-from ..storage.segment import SealedSegment, SegmentWriter
+from ... import ConflictError, GlimmerError, InputError, UsageError
+from ...encoders.models import LoadedModel, load_model
+from ...storage.ledger import JOBS, Ledger
+from ...storage.manifest import Manifest
+from ...storage.memory import Memory, commit
+from ...storage.segment import SealedSegment, SegmentWriter
+from ..encoding.job import Encoding, encode_segment, job_id, plan_listener, planned_rows, segment_id, timed
+from ..encoding.plan import PlanSummary, TextWriter, plan
+from ..engines import Engine
+from ..progress import Progress
+from ..sources import source_identity
+from ..sources.files import read_lines, resolve
 from .changes import Changes, Comparison, articles_with, count_articles, files_to_replace, surviving_rows
-from .engines import Engine
-from .jobs import Encoding, encode_segment, job_id, plan_listener, planned_rows, segment_id, timed
-from .plan import PlanSummary, TextWriter, plan
-from .progress import Progress
-from .sources import source_identity
-from .sources.files import read_lines, resolve
 
 EXAMPLES: Final = 5
 _CHANGES: Final = "changes.safetensors"

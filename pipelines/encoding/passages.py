@@ -28,7 +28,7 @@ from itertools import accumulate, pairwise
 from math import inf
 from typing import Final, NamedTuple, Protocol
 
-from .sources import Article
+from ..sources import Article
 
 DEFAULT_WORDS: Final = 100
 _HEADING: Final = "Section::::"

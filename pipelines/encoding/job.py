@@ -19,16 +19,16 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from .. import MismatchError
-from ..encoders.models import LoadedModel
-from ..storage.catalog_files import passage_rows
-from ..storage.identity import Identity
-from ..storage.ledger import Ledger
-from ..storage.passage import SHARD_ROWS
-from ..storage.segment import SealedSegment, SegmentWriter
-from .engines import Engine, run_graph
+from ... import MismatchError
+from ...encoders.models import LoadedModel
+from ...storage.catalog_files import passage_rows
+from ...storage.identity import Identity
+from ...storage.ledger import Ledger
+from ...storage.passage import SHARD_ROWS
+from ...storage.segment import SealedSegment, SegmentWriter
+from ..engines import Engine, run_graph
+from ..progress import Progress, polled
 from .plan import PlanProgress
-from .progress import Progress, polled
 from .shards import ShardWork, encode_graph, encoded_here, shard_groups, with_window
 
 

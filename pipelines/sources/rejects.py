@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 import fsspec
 import orjson
 
-from .. import InputError, StorageError
+from ... import InputError, StorageError
 
 SNIPPET_CHARACTERS: Final = 200
 

@@ -16,9 +16,9 @@ from datetime import datetime
 from importlib import resources
 from string import Template
 
-from .. import __version__
-from ..reader.evaluation import Evaluation
-from .report_charts import ScoreSample, score_chart
+from ... import __version__
+from ...reader.evaluation import Evaluation
+from .charts import ScoreSample, score_chart
 
 SAMPLE_QUERIES = 25
 """Queries shown with their passages, unless asked otherwise."""

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .. import InputError
-from ..encoders.models import LoadedModel
-from ..reader.candidates import CandidateFinder, Found
-from ..reader.queries import Query
-from ..storage.memory import Memory
-from .answer_clock import Clock
+from ... import InputError
+from ...encoders.models import LoadedModel
+from ...reader.candidates import CandidateFinder, Found
+from ...reader.queries import Query
+from ...storage.memory import Memory
+from .clock import Clock
 
 QUESTION_LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 """Buckets of question tokens. A question of 1,024 words, the longest accepted, has about 1,500."""

@@ -20,11 +20,11 @@ from pathlib import Path
 import apache_beam as beam
 import orjson
 
-from .. import StorageError
-from .answer_range import AnswerWork, RangeAnswerer
-from .answer_report import Tally
-from .engines import Engine, run_graph
-from .progress import Progress, polled
+from ... import StorageError
+from ..engines import Engine, run_graph
+from ..progress import Progress, polled
+from .range import AnswerWork, RangeAnswerer
+from .tally import Tally
 
 RANGE_QUERIES = 2_048
 """Queries of a range."""

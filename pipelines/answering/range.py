@@ -15,24 +15,24 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .. import InputError
-from ..encoders.compilation import enable_compilation_cache
-from ..encoders.models import LoadedModel, load_model
-from ..reader.candidates import Brought, CandidateFinder
-from ..reader.generation import GenerationConfig
-from ..reader.grounded import find_spans
-from ..reader.kilt import Provenance
-from ..reader.predictions import PredictionWriter
-from ..reader.queries import QueryFile
-from ..storage.memory import Memory
-from ..storage.passage import Passage
-from .answer_batches import Batch, BatchMaker, Prepared
-from .answer_clock import Clock
-from .answer_report import Tally, shown_query
-from .answer_stages import Answers, DeviceStages
-from .index import open_index
-from .prefetch import prefetched
-from .progress import Progress
+from ... import InputError
+from ...encoders.compilation import enable_compilation_cache
+from ...encoders.models import LoadedModel, load_model
+from ...reader.candidates import Brought, CandidateFinder
+from ...reader.generation import GenerationConfig
+from ...reader.grounded import find_spans
+from ...reader.kilt import Provenance
+from ...reader.predictions import PredictionWriter
+from ...reader.queries import QueryFile
+from ...storage.memory import Memory
+from ...storage.passage import Passage
+from ..index import open_index
+from ..prefetch import prefetched
+from ..progress import Progress
+from .batches import Batch, BatchMaker, Prepared
+from .clock import Clock
+from .stages import Answers, DeviceStages
+from .tally import Tally, shown_query
 
 _AHEAD = 2  # batches fetched before the device asks for them
 

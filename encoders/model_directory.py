@@ -1,0 +1,93 @@
+"""A model directory: `config.json`, `model.safetensors`, the tokenizer's file and a card, written whole or not at all.
+
+Saving writes a sibling directory and renames it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import StorageError, UsageError
+from .config import ModelConfig
+from .weights import Array, Tensors, in_memory, write_safetensors
+
+WEIGHTS = "model.safetensors"
+
+
+def save_model(
+    directory: str | os.PathLike[str],
+    config: ModelConfig,
+    tensors: Mapping[str, Array | jax.Array] | Tensors,
+    tokenizer_files: Mapping[str, Path | bytes],
+    card: str,
+) -> Path:
+    """Writes a whole model directory. Floating tensors are stored in `config.dtype`, norms and biases in float32.
+
+    `tokenizer_files` maps names within the directory to a file to copy or its bytes; `card` is the README. UsageError
+    when `directory` exists and is not empty; StorageError when writing fails, leaving nothing behind.
+    """
+    directory = Path(directory)
+    ModelConfig.from_json(config.to_json(), str(directory / "config.json"))
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError(f"{directory}: already exists and is not empty; choose another --output")
+    if not isinstance(tensors, Tensors):
+        tensors = in_memory({name: np.asarray(value) for name, value in tensors.items()}, str(directory))
+    stored = Tensors(
+        {
+            name: entry.cast(jnp.dtype(config.dtype if len(entry.shape) > 1 else "float32"))
+            if jnp.issubdtype(entry.dtype, jnp.floating)
+            else entry
+            for name, entry in tensors.entries.items()
+        },
+        tensors.origin,
+    )
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot be made: {error.strerror or error}") from error
+    try:
+        (scratch / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
+        (scratch / "README.md").write_text(card, encoding="utf-8")
+        for name, content in tokenizer_files.items():
+            (scratch / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        write_safetensors(scratch / WEIGHTS, stored)
+        scratch.chmod(0o755)
+        if directory.exists():
+            directory.rmdir()
+        scratch.rename(directory)
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return directory
+
+
+def model_card(config: ModelConfig) -> str:
+    """A short README for a model directory: where the weights came from and how the layers are shared out."""
+    encoder = config.encoder
+    total, live = encoder.num_layers, config.live_a_layers + config.live_b_layers
+    decoder = f"{config.decoder.get('num_layers')} layers" if config.decoder else "none"
+    beta = config.live_a_layers / live if live else 0.0
+    return (
+        f"# Glimmer model\n\n"
+        f"Weights: {config.source}. Their licence is their authors'.\n\n"
+        f"| part | layers |\n| --- | --- |\n"
+        f"| memory encoder (offline) | {config.memory_layers} of {total} |\n"
+        f"| live encoder A, before re-ranking | {config.live_a_layers} |\n"
+        f"| live encoder B, after re-ranking | {config.live_b_layers} |\n"
+        f"| decoder | {decoder} |\n\n"
+        f"Family {encoder.family}, width {encoder.d_model}, {encoder.num_heads} heads of {encoder.d_kv}, "
+        f"feed-forward {encoder.d_ff}, vocabulary {encoder.vocab_size}; α = {live / total:.3g}, β = {beta:.3g}.\n"
+        f"Passages of at most {config.window} tokens, as `{config.passage_template}`.\n\n"
+        f"Load it with `glimmer.encoders.models.load_model(directory)` or name it as `--model directory`.\n"
+    )
