@@ -26,6 +26,9 @@ def _beside(name: str) -> ModuleType:
     return module
 
 
+_beside("changing")  # test modules import it by name
+
+
 def _data_directory() -> Path:
     return Path(os.environ.get("GLIMMER_TEST_DATA", ROOT.parent / "shared" / "data"))
 

@@ -152,11 +152,11 @@ def test_absurd_paragraphs_are_cut(paragraph: str) -> None:
 
 
 def test_a_ten_megabyte_paragraph_takes_seconds() -> None:
-    started = time.monotonic()
+    started = time.process_time()  # not the wall's: a busy machine is no fault of ours
     for text in ("A sentence of six words here. " * 340_000, "x" * 10_000_000):
         source = article([text])
         assert reassemble(cut_article(source)) == whole(source)
-    assert time.monotonic() - started < 30
+    assert time.process_time() - started < 30
 
 
 TEXTS = st.text(

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import textwrap
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from changing import Texts, payload, texts, write
 from click.testing import CliRunner
 
-from glimmer import ConflictError, DamageError, InputError, MismatchError, UsageError
+from glimmer import ConflictError, InputError, MismatchError, UsageError
 from glimmer.encoders.models import load_model
 from glimmer.pipelines.cli import glimmer
 from glimmer.pipelines.encode import encode
@@ -33,34 +27,10 @@ from glimmer.storage.memory import Memory
 from glimmer.storage.passage import Passage
 from glimmer.storage.verify import verify
 
-Texts = Mapping[str, Sequence[str]]
-"""Article id -> its paragraphs."""
-
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny", with_decoder=False)
-
-
-def texts(articles: int, words: int = 30) -> dict[str, list[str]]:
-    """Articles of three paragraphs of made-up words; the same numbers give the same text."""
-    syllables = ("ka", "lo", "mi", "ter", "nu", "sha", "ven", "or")
-    found = {}
-    for number in range(articles):
-        dice = random.Random(number)
-        found[f"a{number}"] = [
-            " ".join(dice.choice(syllables) + dice.choice(syllables) for _ in range(words)) + "." for _ in range(3)
-        ]
-    return found
-
-
-def write(path: Path, corpus: Texts) -> Path:
-    lines = [
-        json.dumps({"wikipedia_id": name, "wikipedia_title": f"Title of {name}", "text": [f"Title of {name}", *body]})
-        for name, body in corpus.items()
-    ]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -77,14 +47,6 @@ def memory(model: Path, corpus: Texts, tmp_path: Path) -> Path:
 
 def refreshed(memory: Path, corpus: Texts, name: str = "next.jsonl", **options: Any) -> RefreshResult:
     return refresh(sources=[str(write(memory.parent / name, corpus))], memory=memory, **options)
-
-
-def payload(path: Path, version: int | None = None) -> dict[str, bytes]:
-    """passage id -> its stored codes and length."""
-    opened = Memory.open(path, version)
-    positions = np.arange(opened.passages)
-    codes, lengths = opened.fetch(positions)
-    return {name: lengths[i].tobytes() + codes[i].tobytes() for i, name in enumerate(opened.ids(positions))}
 
 
 def passages(path: Path) -> list[Passage]:
@@ -332,104 +294,6 @@ def test_who_waits_for_another_to_finish_the_job_does_not_touch_its_segment(
     assert not other.ledger.directory.exists()
 
 
-# Crashes.
-
-
-def run_and_die(memory: Path, source: Path, at: str) -> subprocess.CompletedProcess[str]:
-    """`glimmer refresh` in a process that ends without a word where `at` says."""
-    code = f"""
-        import os, sys
-        from glimmer.pipelines.refreshing import job
-        from glimmer.storage import index, ledger, catalog
-        die = lambda *args, **kwargs: os._exit(137)
-        {at}
-        sys.argv = ["glimmer", "refresh", {str(source)!r}, "--memory", {str(memory)!r}]
-        from glimmer.pipelines.cli import main
-        main()
-    """
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=300
-    )
-
-
-CRASHES = {
-    "in the plan": "ledger.Ledger.write_plan = die",
-    "after the plan": "job.encode_segment = die",
-    "in the encode stage": "ledger.Ledger.record = die",
-    "before the commit": "catalog.Catalog._publish = die",
-    "after the commit": "index._Preparation.install = die",
-    "before the ledger is cleared": "ledger.Ledger.clear = die",
-}
-
-
-RARER = ("in the plan", "after the plan", "after the commit")
-
-
-@pytest.mark.parametrize(
-    "moment", [pytest.param(moment, marks=pytest.mark.slow if moment in RARER else ()) for moment in CRASHES]
-)
-def test_a_crash_leaves_the_old_version_or_the_new_and_is_mended_by_the_same_command(
-    moment: str, memory: Path, corpus: dict[str, list[str]], model: Path
-) -> None:
-    old = payload(memory)
-    corpus["a3"][1] = "Another second paragraph."
-    source = write(memory.parent / "next.jsonl", corpus)
-    died = run_and_die(memory, source, CRASHES[moment])
-    assert died.returncode == 137, died.stderr
-    committed = moment in ("after the commit", "before the ledger is cleared")
-    assert Memory.open(memory).version == 1 + committed
-    said: list[str] = []
-
-    class Listener(Quiet):
-        def say(self, line: str) -> None:
-            said.append(line)
-
-    again = refresh(sources=[str(source)], memory=memory, progress=Listener())
-    assert (again.version, again.nothing_changed) == (2, committed)
-    # What was planned is not planned again.
-    assert bool(said) == (moment in ("after the plan", "in the encode stage", "before the commit"))
-    assert ("plan" not in again.seconds) == bool(said)
-    encode(sources=[str(source)], memory=memory.parent / "fresh", model=str(model))
-    assert payload(memory) == payload(memory.parent / "fresh") != old
-    assert verify(memory).sound
-    assert not list((memory / "jobs").iterdir())
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_a_refresh_ends_in_one_version_or_the_other(model: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments, start-up to commit; then the same command makes what a rebuild makes."""
-    corpus = texts(4000)
-    encode(sources=[str(write(tmp_path / "first.jsonl", corpus))], memory=tmp_path / "m", model=str(model))
-    dice, kills = random.Random(11), 0
-    command = [sys.executable, "-c", "from glimmer.pipelines.cli import main; main()", "refresh"]
-    lasts = 0.0
-    for turn in range(5):
-        for name in dice.sample(sorted(corpus), 1500):
-            corpus[name][dice.randrange(3)] = f"Edited in turn {turn}: {name} " + "vensha " * 40 + "."
-        source = write(tmp_path / f"{turn}.jsonl", corpus)
-        arguments = [*command, str(source), "--memory", str(tmp_path / "m")]
-        version = Memory.open(tmp_path / "m").version
-        old = payload(tmp_path / "m")
-        encode(sources=[str(source)], memory=tmp_path / f"fresh{turn}", model=str(model))
-        new = payload(tmp_path / f"fresh{turn}")
-        for _ in range(3 if turn else 0):
-            process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-            time.sleep(dice.uniform(0.2, 0.9) * lasts)
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
-                kills += 1
-            process.wait()
-            found = Memory.open(tmp_path / "m")
-            assert payload(tmp_path / "m") == (old if found.version == version else new)
-        begun = time.monotonic()
-        subprocess.run(arguments, check=True, capture_output=True)
-        lasts = lasts or time.monotonic() - begun
-        assert Memory.open(tmp_path / "m").version == version + 1
-        assert payload(tmp_path / "m") == new
-        assert verify(tmp_path / "m").sound
-    assert kills >= 5, "the kills came too late to test anything"
-
-
 # What it refuses.
 
 
@@ -500,18 +364,6 @@ def test_where_there_is_no_memory_encode_is_named(corpus: Texts, tmp_path: Path)
     with pytest.raises(UsageError, match="glimmer encode"):
         refreshed(tmp_path / "absent", corpus)
     assert not (tmp_path / "absent").exists()
-
-
-def test_a_damaged_plan_is_told_from_a_sound_one(memory: Path, corpus: dict[str, list[str]]) -> None:
-    corpus["a1"][0] = "Changed."
-    source = write(memory.parent / "next.jsonl", corpus)
-    run_and_die(memory, source, CRASHES["in the encode stage"])
-    [saved] = memory.glob("jobs/*/changes.safetensors")
-    content = bytearray(saved.read_bytes())
-    content[-1] ^= 1
-    saved.write_bytes(content)
-    with pytest.raises(DamageError, match=r"delete .* and run the command again"):
-        refresh(sources=[str(source)], memory=memory)
 
 
 def test_the_command_says_what_it_did(memory: Path, corpus: dict[str, list[str]]) -> None:
