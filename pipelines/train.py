@@ -268,6 +268,7 @@ def _start(loaded: LoadedModel, run: TrainConfig) -> tuple[ModelConfig, dict[str
             tied_head=fresh.tied_head,
             copy_width=fresh.copy_width,
             copy_by_score=fresh.copy_by_score,
+            copy_onward=fresh.copy_onward,
             start_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,

@@ -27,7 +27,8 @@ class DecoderConfig:
     hidden state before the head (T5 1.0, tied, used d_model**-0.5; 1.0 elsewhere), `embedding_scale` what enters: T5's
     word embeddings are about 1 a dimension; BERT's are far smaller, and layers would drown them. `copy_width` > 0 lets
     the decoder take tokens from where they stand in the passages (`copying`): so many dimensions are they found by;
-    with `copy_by_score` a place also counts by its passage's share of the re-ranker's scores.
+    with `copy_by_score` a place also counts by its passage's share of the re-ranker's scores, with `copy_onward` by
+    whether it follows the token just written.
     `start_id`, `eos_id` and `pad_id` are token ids: what decoding begins from, what ends an answer, what follows it.
     """
 
@@ -49,6 +50,7 @@ class DecoderConfig:
     embedding_scale: float = 1.0
     copy_width: int = 0
     copy_by_score: bool = False
+    copy_onward: bool = False
     start_id: int = 0
     eos_id: int = 1
     pad_id: int = 0
@@ -56,8 +58,9 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.kv_heads not in (1, self.num_heads):
             raise ModelError(f"decoder.kv_heads must be 1 or num_heads ({self.num_heads}), not {self.kv_heads}")
-        if self.copy_by_score and not self.copy_width:
-            raise ModelError("decoder.copy_by_score needs copy_width: there is nothing to copy by")
+        for name in ("copy_by_score", "copy_onward"):
+            if getattr(self, name) and not self.copy_width:
+                raise ModelError(f"decoder.{name} needs copy_width: there is nothing to copy by")
         if not 1 <= self.cross_every <= self.num_layers:
             raise ModelError(
                 f"decoder.cross_every must be between 1 and num_layers ({self.num_layers}), or no layer would see the "
@@ -118,7 +121,7 @@ class DecoderConfig:
         if buckets % 2 != 0 or distance <= buckets // 2:
             section.fail(f"must be even and below twice relative_max_distance, not {buckets}", "relative_buckets")
         flags = {key: section.boolean(key) for key in ("gated", "shared_embedding", "tied_head")}
-        by_score = section.boolean("copy_by_score", default=False)
+        copying = {key: section.boolean(key, default=False) for key in ("copy_by_score", "copy_onward")}
         ids = {key: section.integer(key, least=0, most=1 << 24) for key in ("start_id", "eos_id", "pad_id")}
         eps = section.number("layer_norm_eps", above=0.0, most=1.0)
         scale = section.number("head_scale", above=0.0, most=1e6)
@@ -138,7 +141,8 @@ class DecoderConfig:
                 head_scale=scale,
                 embedding_scale=embedding_scale,
                 copy_width=copy_width,
-                copy_by_score=by_score,
+                copy_by_score=copying["copy_by_score"],
+                copy_onward=copying["copy_onward"],
             )
         except ModelError as error:
             raise ModelError(f"{where}: {error}") from None

@@ -9,6 +9,10 @@ has nothing of that to learn.
 Where the reader scores passages, a place may also count by its passage's share of softmax(score): words are then copied
 from likely passages rather than from likely places of unlikely ones, and the answer's likelihood teaches the re-ranker
 too (as in RAG, arXiv 2005.11401, which sums over passages weighed by retrieval).
+
+An answer of several words is mostly one run of a passage. With `copy_onward` the places that follow the token just
+written count more or less by what the decoder makes of it, a number it learns to give: where to go on need not be found
+again token by token, and whether to stop is weighed against the very word that would come next.
 """
 
 from __future__ import annotations
@@ -36,13 +40,14 @@ class Shares(NamedTuple):
 
 
 class CopyHead(nnx.Module):
-    """q and k [D, W], and the sentinel's score [D, 1]. W = config.copy_width."""
+    """q and k [D, W], the sentinel's score [D, 1], and with `copy_onward` that of going on. W = config.copy_width."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs) -> None:
         width = config.copy_width
         self.q = Linear(config.d_model, width, rngs=rngs, stddev=(config.d_model * width) ** -0.5)
         self.k = Linear(config.d_model, width, rngs=rngs)
         self.sentinel = Linear(config.d_model, 1, rngs=rngs, bias=True)
+        self.onward = Linear(config.d_model, 1, rngs=rngs, bias=True, stddev=0.0) if config.copy_onward else None
         self._specials = sorted({config.start_id, config.eos_id, config.pad_id})
 
     def keys(self, source: jax.Array, *, dtype: DTypeLike) -> jax.Array:
@@ -54,14 +59,15 @@ class CopyHead(nnx.Module):
         hidden: jax.Array,
         keys: jax.Array,
         tokens: jax.Array,
+        written: jax.Array,
         prior: jax.Array | None = None,
         *,
         dtype: DTypeLike,
     ) -> Shares:
         """hidden float32 [B,T,D] after the decoder's last norm, keys [B,M,W], tokens int32 [B,M] -> `Shares`.
 
-        `prior` float32 [B,M] is added to what the places score. Special tokens are never copied: only the vocabulary's
-        softmax ends an answer.
+        `written` int32 [B,T] are the tokens after each of which the next one is sought; `prior` float32 [B,M] is added
+        to what the places score. Special tokens are never copied: only the vocabulary's softmax ends an answer.
         """
         scores = contract("btw,bmw->btm", self.q(hidden, dtype=dtype), keys, dtype=dtype)
         if prior is not None:
@@ -69,13 +75,19 @@ class CopyHead(nnx.Module):
         usable = tokens != NOT_A_WORD
         for special in self._specials:
             usable &= tokens != special
+        if self.onward is not None:
+            before = jnp.pad(jnp.where(usable, tokens, NOT_A_WORD), ((0, 0), (1, 0)), constant_values=NOT_A_WORD)
+            follows = before[:, None, :-1] == written[..., None]
+            scores += jnp.where(follows, _number(self.onward, hidden), 0.0)
         scores = jnp.where(usable[:, None], scores, MASKED)
-        kernel, bias = self.sentinel.kernel[...], self.sentinel.bias
-        sentinel = jnp.sum(hidden * kernel.astype(jnp.float32)[:, 0], axis=-1, keepdims=True)
-        if bias is not None:
-            sentinel += bias[...].astype(jnp.float32)
-        logs = jax.nn.log_softmax(jnp.concatenate([sentinel, scores], axis=-1), axis=-1)
+        logs = jax.nn.log_softmax(jnp.concatenate([_number(self.sentinel, hidden), scores], axis=-1), axis=-1)
         return Shares(logs[..., 0], logs[..., 1:])
+
+
+def _number(linear: Linear, hidden: jax.Array) -> jax.Array:
+    """hidden float32 [B,T,D] through a map to one number: float32 [B,T,1], in float32 whatever the compute dtype."""
+    total = jnp.sum(hidden * linear.kernel[...].astype(jnp.float32)[:, 0], axis=-1, keepdims=True)
+    return total if linear.bias is None else total + linear.bias[...].astype(jnp.float32)
 
 
 def mixed(logits: jax.Array, shares: Shares, tokens: jax.Array) -> jax.Array:

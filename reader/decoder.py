@@ -284,7 +284,7 @@ class Decoder(nnx.Module):
         shares = None
         if self.copy is not None:
             keys = self.copy.keys(source, dtype=self.dtype)
-            shares = self.copy.shares(hidden, keys, _needed(fused.tokens), fused.prior, dtype=self.dtype)
+            shares = self.copy.shares(hidden, keys, _needed(fused.tokens), tokens, fused.prior, dtype=self.dtype)
             if watched:
                 seen.append(shares.places[:, None])
         return Taught(self._head(hidden, table), shares, tuple(seen))
@@ -344,7 +344,7 @@ class Decoder(nnx.Module):
         logits = self._head(hidden, table)
         if self.copy is not None and cross.copy_keys is not None:
             where = _needed(cross.tokens)
-            shares = self.copy.shares(hidden, cross.copy_keys, where, cross.prior, dtype=self.dtype)
+            shares = self.copy.shares(hidden, cross.copy_keys, where, tokens, cross.prior, dtype=self.dtype)
             logits = mixed(logits, shares, where)
         return logits, AnswerCache(tuple(keys), tuple(values))
 

@@ -103,7 +103,9 @@ class Reader:
             value = tensors[name]
             if tuple(value.shape) != shape:
                 raise ModelError(f"{where}: {name} has shape {tuple(value.shape)}, but the config asks for {shape}")
-            exact = len(shape) < 2 or name.endswith(("relative_bias", "reranker.score.kernel", "copy.sentinel.kernel"))
+            exact = len(shape) < 2 or name.endswith(
+                ("relative_bias", "reranker.score.kernel", "copy.sentinel.kernel", "copy.onward.kernel")
+            )
             flat[name] = jnp.asarray(value).astype(jnp.float32 if exact else wanted)
         return _unflatten(flat, self._shapes)
 

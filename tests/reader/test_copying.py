@@ -14,7 +14,7 @@ from flax import nnx
 from glimmer import ModelError
 from glimmer.encoders.config import EncoderConfig
 from glimmer.reader.config import DecoderConfig, ReaderConfig
-from glimmer.reader.copying import NOT_A_WORD, Shares, mixed, mixed_log_likelihood
+from glimmer.reader.copying import NOT_A_WORD, CopyHead, Shares, mixed, mixed_log_likelihood
 from glimmer.reader.decoder import Decoder
 from glimmer.reader.fusion import Fused, fuse, fused_prior, fused_tokens
 from glimmer.reader.live_encoder import Lengths
@@ -34,6 +34,7 @@ CONFIG = DecoderConfig(
 )
 TABLE = jax.random.normal(jax.random.key(9), (40, 24))
 FUSED = jnp.asarray([[NOT_A_WORD, 7, 3, 7, 1, 12], [NOT_A_WORD, 4, NOT_A_WORD, 6, 0, NOT_A_WORD]], jnp.int32)
+WRITTEN = jnp.asarray([[0, 7, 3], [0, 6, 30]], jnp.int32)
 ANSWERS = jnp.asarray([[7, 3, 1], [6, 30, 1]], jnp.int32)
 
 
@@ -53,7 +54,7 @@ def some_shares() -> tuple[jax.Array, Shares]:
     assert head is not None
     hidden, keys = jax.random.normal(jax.random.key(1), (2, 3, 24)), jax.random.normal(jax.random.key(2), (2, 6, 8))
     logits = jax.random.normal(jax.random.key(4), (2, 3, 40))
-    return logits, head.shares(hidden, keys, FUSED, dtype=jnp.float32)
+    return logits, head.shares(hidden, keys, FUSED, WRITTEN, dtype=jnp.float32)
 
 
 def test_what_is_written_and_what_is_pointed_at_share_one_distribution() -> None:
@@ -93,8 +94,11 @@ def test_a_question_without_passages_is_left_to_the_vocabulary() -> None:
     np.testing.assert_allclose(jnp.exp(logits).sum(-1), 1.0, rtol=1e-5)
 
 
-def test_cached_decoding_equals_teacher_forcing() -> None:
-    own = decoder()
+@pytest.mark.parametrize("onward", [False, True])
+def test_cached_decoding_equals_teacher_forcing(onward: bool) -> None:
+    own = decoder(copy_onward=onward)
+    if own.copy is not None and own.copy.onward is not None:
+        own.copy.onward.kernel[...] = jax.random.normal(jax.random.key(5), (24, 1))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 40, (2, 5)), jnp.int32)
     at_once = own.logits(tokens, fused(), TABLE)
     cross, cache, steps = own.cross(fused()), own.empty_cache(2, 2, 5), []
@@ -106,7 +110,7 @@ def test_cached_decoding_equals_teacher_forcing() -> None:
 
 
 def test_gradients_of_the_likelihood_are_those_of_finite_differences() -> None:
-    graph, state = nnx.split(decoder())
+    graph, state = nnx.split(decoder(copy_onward=True))
     inputs = jnp.concatenate([jnp.zeros((2, 1), jnp.int32), ANSWERS[:, :-1]], axis=1)
 
     @jax.jit
@@ -145,11 +149,32 @@ def test_by_score_a_place_counts_by_its_passages_share() -> None:
     head = decoder().copy
     assert head is not None
     tokens = jnp.asarray([[7, 8, 9, 10, NOT_A_WORD, NOT_A_WORD]])
-    shares = head.shares(jnp.zeros((1, 1, 24)), jnp.zeros((1, 6, 8)), tokens, prior, dtype=jnp.float32)
+    written = jnp.zeros((1, 1), jnp.int32)
+    shares = head.shares(jnp.zeros((1, 1, 24)), jnp.zeros((1, 6, 8)), tokens, written, prior, dtype=jnp.float32)
     first, second, absent = np.exp(np.asarray(shares.places)).reshape(3, 2).sum(axis=1)
     assert first / second == pytest.approx(np.e, rel=1e-5)
     assert absent == 0
     assert np.isfinite(np.asarray(prior)).all()
+
+
+def test_going_on_adds_one_number_to_the_places_that_follow_the_word_just_written() -> None:
+    """After 7 those are the 3 and the 1 (a special token, never copied); after 30, which stands nowhere, none is."""
+    head, plain = decoder(copy_onward=True).copy, decoder(copy_onward=True).copy
+    assert head is not None
+    assert plain is not None
+    assert head.onward is not None
+    assert head.onward.bias is not None
+    head.onward.bias[...] = jnp.asarray([2.5])
+    hidden, keys = jax.random.normal(jax.random.key(1), (2, 3, 24)), jax.random.normal(jax.random.key(2), (2, 6, 8))
+
+    def scores(own: CopyHead) -> np.ndarray:
+        shares = own.shares(hidden, keys, FUSED, WRITTEN, dtype=jnp.float32)
+        return np.asarray(shares.places - shares.vocabulary[..., None])
+
+    added = scores(head) - scores(plain)
+    expected = np.zeros((2, 3, 6))
+    expected[0, 1, [2]] = expected[0, 2, 3] = 2.5  # 7 3 and 3 7; the 1 after the second 7 is special
+    np.testing.assert_allclose(np.where(scores(plain) < -1e8, 0.0, added), expected, atol=1e-5)
 
 
 def test_a_decoder_that_copies_wants_to_know_what_stands_in_the_passages() -> None:
@@ -166,6 +191,8 @@ def test_copying_needs_the_passages_vocabulary(reader_config: ReaderConfig) -> N
         replace(reader_config, decoder=other)
     with pytest.raises(ModelError, match="copy_by_score"):
         replace(CONFIG, copy_width=0, copy_by_score=True)
+    with pytest.raises(ModelError, match="copy_onward"):
+        replace(CONFIG, copy_width=0, copy_onward=True)
 
 
 def test_the_configuration_keeps_it_and_files_of_before_have_none() -> None:
