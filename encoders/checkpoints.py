@@ -110,9 +110,11 @@ class _Names:
 
 
 def decoder_mapping(encoder: EncoderConfig, num_layers: int, *, tied_head: bool, shared: bool = True) -> dict[str, Any]:
-    """The decoder's section of config.json for a T5 decoder that goes with `encoder`."""
+    """The decoder's section of config.json for a T5 decoder that goes with `encoder`; every key the reader asks for.
+
+    T5 1.0 writes words through its embedding, and divides by the root of the width before.
+    """
     return {
-        "family": "t5",
         "vocab_size": encoder.vocab_size,
         "d_model": encoder.d_model,
         "d_ff": encoder.d_ff,
@@ -127,8 +129,10 @@ def decoder_mapping(encoder: EncoderConfig, num_layers: int, *, tied_head: bool,
         "tied_head": tied_head,
         "kv_heads": encoder.num_heads,
         "cross_every": 1,
-        "bos_id": 0,
+        "head_scale": encoder.d_model**-0.5 if tied_head else 1.0,
+        "start_id": 0,
         "eos_id": 1,
+        "pad_id": 0,
     }
 
 

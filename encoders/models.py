@@ -6,6 +6,8 @@ directory, and how one is written, is in `model_directory`; the models that are 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +43,17 @@ class LoadedModel:
     def fingerprint(self) -> str:
         """Identity of the memory encoder (see `fingerprint.fingerprint`); reads the covered tensors once."""
         return fingerprint(self.config, self.tensors, self.tokenizer)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the weights' file and of the configuration but for its `source`: what a run of it rests on."""
+        described = {key: value for key, value in self.config.to_json().items() if key != "source"}
+        with (self.path / WEIGHTS).open("rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
+        return {
+            "weights": weights,
+            "config": hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
+        }
 
     def encoder(
         self, dtype: DTypeLike = jnp.float32, layers: slice = slice(None), *, param_dtype: DTypeLike | None = None

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from .. import InputError, ModelError, StorageError, UsageError
-from ..encoders.model_directory import WEIGHTS
 from ..encoders.models import LoadedModel, load_model
 from ..reader.candidates import Brought
 from ..reader.generation import GenerationConfig
 from ..reader.predictions import PredictionWriter
 from ..reader.queries import QueryFile, open_queries
-from ..storage.files import sha256_file
 from ..storage.memory import Memory
 from .answering.batches import Shapes, check_questions
 from .answering.range import AnswerWork, CandidatesFrom, RangeAnswerer
@@ -298,7 +296,7 @@ def _settings(
         "version": memory.version,
         "content": memory.manifest.content_sha256,
         "encoder": model.fingerprint,
-        "weights": sha256_file(model.path / WEIGHTS)[0],
+        **model.digests,
         "candidates": candidates,
         "select": select,
         "beams": generation.beams,

@@ -14,11 +14,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from .. import UsageError
 from ..encoders.builtin_models import BERT_PASSAGE, BERT_QUESTION, T5_PASSAGE, T5_QUESTION
 from ..encoders.checkpoints import import_checkpoint
 from ..encoders.config import ModelConfig
 from ..encoders.model_directory import WEIGHTS, model_card, save_model
+from ..encoders.weights import Tensors, in_memory
+from ..reader.config import ReaderConfig
+from ..reader.model import Reader
 
 DEFAULT_WINDOW = 256
 HUB_PREFIX = "hf:"
@@ -111,7 +116,8 @@ def convert(
         dtype=dtype,
     )
     files = {imported.tokenizer.file: imported.tokenizer_file}
-    written = save_model(target, config, imported.tensors, files, model_card(config))
+    tensors = imported.tensors if config.decoder is None else _with_reranker(config, imported.tensors)
+    written = save_model(target, config, tensors, files, model_card(config))
     return ConvertResult(
         output=written,
         config=config,
@@ -119,9 +125,19 @@ def convert(
         requested_rerank=rerank,
         live_proportion=(live_a + live_b) / encoder.num_layers,
         rerank_proportion=live_a / (live_a + live_b) if live_a + live_b else 0.0,
-        parameters=sum(math.prod(entry.shape) for entry in imported.tensors.entries.values()),
+        parameters=sum(math.prod(entry.shape) for entry in tensors.entries.values()),
         bytes_written=(written / WEIGHTS).stat().st_size,
     )
+
+
+def _with_reranker(config: ModelConfig, tensors: Tensors) -> Tensors:
+    """`tensors` and a re-ranker, which no checkpoint brings: all scores 0, which keeps the order of the first stage."""
+    shapes = Reader(ReaderConfig.from_model(config)).shapes()
+    own = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name.startswith("reranker.")}
+    for name in own:
+        if name.endswith("norm.scale"):
+            own[name] += 1
+    return Tensors({**tensors.entries, **in_memory(own, tensors.origin).entries}, tensors.origin)
 
 
 def split_layers(

@@ -198,7 +198,7 @@ def _identity(loaded: LoadedModel, name: str, codec: Codec, *, passage_words: in
     return Identity(
         encoder=EncoderIdentity(
             name=Path(name).name or name,
-            source=name if Path(name).name == name else str(Path(name).resolve()),
+            source=str(Path(name).resolve()) if Path(name).is_dir() else name,  # a built-in's name holds anywhere
             fingerprint=loaded.fingerprint,
             family=config.encoder.family,
             d_model=config.encoder.d_model,

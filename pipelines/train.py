@@ -25,7 +25,7 @@ import numpy.typing as npt
 from .. import ConflictError, ModelError, UsageError
 from ..encoders.compilation import enable_compilation_cache
 from ..encoders.config import ModelConfig
-from ..encoders.model_directory import WEIGHTS, model_card, save_model
+from ..encoders.model_directory import model_card, save_model
 from ..encoders.models import LoadedModel, load_model
 from ..reader.candidates import CandidateFinder
 from ..reader.config import DecoderConfig, ReaderConfig
@@ -241,7 +241,7 @@ class _Judge:
 def _start(loaded: LoadedModel, run: TrainConfig) -> tuple[ModelConfig, dict[str, npt.NDArray[Any]]]:
     """The model to begin with and all of its reader's weights, with a fresh decoder where one is asked for.
 
-    A model without a decoder gets its re-ranker's score anew as well: it has never been used.
+    A re-ranker that the model does not hold is drawn anew as well.
     """
     config, where, fresh = loaded.config, f"{loaded.path}/config.json", run.decoder
     other: Mapping[str, npt.NDArray[Any]] = {}
@@ -285,9 +285,11 @@ def _start(loaded: LoadedModel, run: TrainConfig) -> tuple[ModelConfig, dict[str
     for name in tensors if run.live_scale != 1 else ():
         if is_live_output(name, config):
             tensors[name] = (run.live_scale * tensors[name].astype(np.float32)).astype(tensors[name].dtype)
-    if fresh is not None or loaded.config.decoder is None:
+    anew = fresh is not None or loaded.config.decoder is None
+    missing = [name for name in reader.shapes() if name not in tensors and (anew or name.startswith("reranker."))]
+    if missing:
         drawn = reader.tensors(reader.init(run.seed))
-        tensors |= {name: value for name, value in drawn.items() if name not in tensors}
+        tensors |= {name: drawn[name] for name in missing}
     reader.params(tensors, where=str(loaded.path))  # names what is missing or of another shape
     return config, tensors
 
@@ -347,7 +349,7 @@ def _settings(
     for name in ("model", "memory", "run", "output", "steps", "tasks", "evaluation", "checkpoints", "memory_version"):
         del kept[name]
     if config.decoder_from is not None:
-        kept["decoder_from"] = sha256_file(Path(config.decoder_from) / WEIGHTS)[0]
+        kept["decoder_from"] = load_model(config.decoder_from).digests
     evaluation = None
     if dev is not None and config.evaluation is not None:
         evaluation = {**asdict(config.evaluation), "file": sha256_file(dev.path)[0]}
@@ -359,7 +361,7 @@ def _settings(
             [task.name, task.rate, sha256_file(queries.path)[0]]
             for task, queries in zip(config.tasks, files, strict=True)
         ],
-        "weights": sha256_file(loaded.path / WEIGHTS)[0],
+        "model": loaded.digests,
         "memory": memory.manifest.identity_sha256,
         "memory_version": memory.version,
         "content": memory.manifest.content_sha256,

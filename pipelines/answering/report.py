@@ -310,7 +310,8 @@ def _excerpt(text: str, answer: str) -> str:
     if len(text) <= _EXCERPT + 40:
         return f'<p class="passage-text">{highlight(text, answer)}</p>'
     start = max(0, found.start() - _EXCERPT // 3) if found else 0
-    start = text.find(" ", start) + 1 if start else 0
+    if start and found:
+        start = text.find(" ", start, found.start()) + 1 or start
     end = max(text.rfind(" ", start, start + _EXCERPT), found.end() if found else 0)
     end = end if end > start else start + _EXCERPT
     part = highlight(text[start:end], answer)

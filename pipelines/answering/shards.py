@@ -67,7 +67,8 @@ def answer_part(answerer: RangeAnswerer, parts: Path, start: int, stop: int) -> 
     def count(written: int) -> None:
         answered_here[str(parts)] = done + written
 
-    with answerer.open_output(partial, start, stop) as writer:
+    # From the start of the range, whatever an earlier attempt wrote: the tally has to count all of it.
+    with answerer.open_output(partial, start, stop, restart=True) as writer:
         tally = answerer.answer(writer, start, stop, on_written=count)
         settings = writer.settings_path
     try:

@@ -22,6 +22,7 @@ from glimmer.encoders.checkpoints import import_checkpoint
 from glimmer.encoders.t5x_checkpoint import read_t5x
 from glimmer.encoders.torch_archive import read_torch
 from glimmer.encoders.weights import in_memory, write_safetensors
+from glimmer.reader.config import DecoderConfig
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -72,7 +73,6 @@ def test_a_t5_directory_gives_encoder_and_decoder(t5_directory: Path, weights: M
     assert imported.encoder.gated
     assert (imported.encoder.d_kv, imported.encoder.num_heads) == (3, 2)
     assert imported.decoder == {
-        "family": "t5",
         "vocab_size": 16,
         "d_model": 8,
         "d_ff": 16,
@@ -87,8 +87,10 @@ def test_a_t5_directory_gives_encoder_and_decoder(t5_directory: Path, weights: M
         "tied_head": False,
         "kv_heads": 2,
         "cross_every": 1,
-        "bos_id": 0,
+        "head_scale": 1.0,
+        "start_id": 0,
         "eos_id": 1,
+        "pad_id": 0,
     }
     for ours, theirs, transposed in (
         ("encoder.embedding", "shared.weight", False),
@@ -114,6 +116,7 @@ def test_a_tied_encoder_only_or_ungated_t5_is_understood(tmp_path: Path, weights
     imported = import_checkpoint(tied)
     assert imported.decoder is not None
     assert imported.decoder["tied_head"]
+    assert DecoderConfig.from_json(imported.decoder).head_scale == 8**-0.5
     assert "decoder.lm_head.kernel" not in imported.tensors
 
     alone = _t5_directory(tmp_path / "alone", weights, spiece)

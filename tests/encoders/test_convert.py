@@ -16,6 +16,7 @@ from glimmer import ModelError, UsageError
 from glimmer.encoders.memory_encoder import MemoryEncoder
 from glimmer.encoders.models import LoadedModel, load_model
 from glimmer.pipelines.convert import convert, split_layers
+from glimmer.reader.config import ReaderConfig
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_a_t5x_checkpoint_becomes_a_model_that_encodes(t5x: dict[str, Any], tmp_
     model = load_model(result.output)
     assert model.config == result.config
     assert (model.config.memory_layers, model.config.live_a_layers, model.config.live_b_layers) == (1, 0, 1)
-    assert model.config.decoder is not None
+    assert ReaderConfig.from_model(model.config).decoder.head_scale == 1.0
     tokens = model.passage_tokens([("Paris", "The capital of France.")])
     assert tokens[0][-1] == model.tokenizer.eos_id
     assert model.tokenizer.decode(tokens[0]) == "title: Paris context: The capital of France."

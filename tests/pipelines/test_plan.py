@@ -266,7 +266,7 @@ def test_windows_of_the_real_tokenizer_are_kept(shared_data: Path, minilm: Any) 
 PEAK = """
 import itertools, json, resource, sys
 from pathlib import Path
-from glimmer.pipelines.plan import plan
+from glimmer.pipelines.encoding.plan import plan
 from glimmer.storage.writer import SegmentWriter
 sys.path.insert(0, str(Path({tests!r})))
 from test_plan import by_words

@@ -1,0 +1,91 @@
+"""A T5 checkpoint all the way: converted, its memory encoded, answered from as it is, trained, answered from again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glimmer.encoders.models import load_model
+from glimmer.pipelines.answer import answer
+from glimmer.pipelines.convert import convert
+from glimmer.pipelines.encode import encode
+from glimmer.pipelines.index import open_index
+from glimmer.pipelines.train import train
+from glimmer.reader.config import ReaderConfig, RerankerConfig
+from glimmer.reader.training.config import DataConfig, OptimiserConfig, TaskConfig, TrainConfig
+from glimmer.storage.memory import Memory
+
+
+@pytest.fixture(scope="module")
+def home(
+    shared_data: Path,
+    tiny_corpus: Callable[..., Path],
+    tiny_questions: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A directory with a tiny T5 that the T5X project trained, converted, and a memory that it made."""
+    home = tmp_path_factory.mktemp("t5")
+    checkpoint, tokenizer = (shared_data / "t5" / name for name in ("test_t5_tiny.checkpoint_0", "spiece.model"))
+    convert(source=checkpoint, tokenizer=tokenizer, output=home / "model", live_proportion="1/2", rerank_proportion=1)
+    encode(sources=[str(tiny_corpus(home / "corpus.jsonl", 12))], memory=home / "memory", model=str(home / "model"))
+    tiny_questions(home / "questions.jsonl", 5)
+    return home
+
+
+def candidates(home: Path, model: Path) -> list[list[str]]:
+    """Passage ids that each question's answer was read from, in order."""
+    answer(
+        queries=str(home / "questions.jsonl"),
+        memory=home / "memory",
+        model=str(model),
+        output=home / f"{model.name}.jsonl",
+        candidates=4,
+        select=3,
+        max_answer_tokens=4,
+    )
+    lines = (home / f"{model.name}.jsonl").read_text().splitlines()
+    return [[place["passage_id"] for place in json.loads(line)["output"][0]["provenance"]] for line in lines]
+
+
+def test_fresh_from_conversion_it_answers_and_keeps_the_first_stages_order(home: Path) -> None:
+    config = ReaderConfig.from_model(load_model(home / "model").config)
+    assert config.scores
+    assert (config.decoder.start_id, config.decoder.eos_id, config.decoder.pad_id) == (0, 1, 0)
+    memory = Memory.open(home / "memory")
+    questions = [json.loads(line)["input"] for line in (home / "questions.jsonl").read_text().splitlines()]
+    found = open_index(memory).search(questions, 4)
+    kept = candidates(home, home / "model")
+    assert kept == [memory.ids(hits.positions[:3]) for hits in found]
+
+
+@pytest.mark.parametrize("reranker", [None, RerankerConfig(layers=1)], ids=["shared layers", "layers of its own"])
+def test_it_is_trained_and_then_answers(home: Path, reranker: RerankerConfig | None) -> None:
+    passages = Memory.open(home / "memory").texts(np.arange(4))
+    lines = [
+        {"id": p.passage_id, "input": f"{p.title}?", "output": [{"answer": p.text.split()[0], "provenance": [
+            {"wikipedia_id": p.article_id, "title": p.title, "start_paragraph_id": p.start_paragraph_id,
+             "end_paragraph_id": p.end_paragraph_id}]}]}
+        for p in passages
+    ]  # fmt: skip
+    (home / "task.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    name = "shared" if reranker is None else "own"
+    config = TrainConfig(
+        model=str(home / "model"),
+        memory=str(home / "memory"),
+        run=str(home / f"{name}-run"),
+        output=str(home / f"{name}-reader"),
+        steps=2,
+        tasks=(TaskConfig(name="one", file=str(home / "task.jsonl")),),
+        data=DataConfig(candidates=3, select=2, irrelevant_weight=1.0),
+        optimiser=OptimiserConfig(batch=2, precision="float32"),
+        reranker=reranker,
+    )
+    result = train(config=config)
+    trained, before = load_model(result.output), load_model(home / "model")
+    assert trained.fingerprint == before.fingerprint
+    assert np.any(trained.tensors["reranker.score.kernel"] != 0)
+    assert all(len(kept) <= 3 for kept in candidates(home, home / f"{name}-reader"))
