@@ -11,7 +11,9 @@ help:
 	@echo "make demo        encode 10,033 Wikipedia lead sections and answer questions from them (minutes)"
 	@echo "make test        the quick tests"
 	@echo "make test-slow   the slow ones: whole jobs, real kills, faults"
-	@echo "make lint        ruff and mypy"
+	@echo "make test-all    both"
+	@echo "make lint        ruff and mypy (make types: mypy alone)"
+	@echo "make format      ruff's fixes and formatting"
 	@echo "make bench       ratios against PyTorch and pread (installs PyTorch in .venv-bench)"
 	@echo "make clean       remove what these targets made"
 

@@ -2,7 +2,7 @@
 
 Two models have the same fingerprint exactly when they turn a passage into the same representations: same embedding,
 memory layers, tokenizer and passage template. The live layers, the decoder and the re-ranker do not count: training
-them leaves existing memory valid (DESIGN: "a model whose lower layers are the same reads the same memory").
+them leaves existing memory valid.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class LoadedModel:
 
 
 def load_model(path_or_builtin: str | os.PathLike[str]) -> LoadedModel:
-    """Opens a model directory, or a built-in by name (`minilm`). A directory of that name wins.
+    """Opens a model directory, or a built-in by name (`minilm`, `sample`). A directory of that name wins.
 
     ModelError names the file and the key or tensor at fault; UsageError when nothing of that name exists.
     """

@@ -21,7 +21,7 @@ import pyarrow as pa
 from .. import UsageError
 
 SHARD_ROWS = 1024
-"""Passages in a shard: of text, and of codes (DESIGN §3)."""
+"""Passages in a shard: of text, and of codes."""
 
 PASSAGE_SCHEMA = pa.schema(
     [

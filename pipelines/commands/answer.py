@@ -19,7 +19,7 @@ from .options import engine, json_option, print_json, runner_option, runner_opti
 @click.command()
 @click.argument("queries", type=click.Path(allow_dash=True))
 @click.option("--memory", required=True, type=click.Path(), help="Directory of the memory to answer from.")
-@click.option("--model", required=True, help="A model directory with a decoder.")
+@click.option("--model", required=True, help="A model directory with a decoder, or a built-in name (sample).")
 @click.option("--output", required=True, type=click.Path(), help="Prediction file to write, or to go on with.")
 @click.option(
     "--candidates",

@@ -18,7 +18,7 @@ from .options import engine, json_option, print_json, runner_option, runner_opti
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--memory", required=True, type=click.Path(), help="Directory of the memory to make.")
-@click.option("--model", required=True, help="A model directory, or a built-in name (minilm).")
+@click.option("--model", required=True, help="A model directory, or a built-in name (minilm, sample).")
 @click.option(
     "--codec",
     type=click.Choice(["float32", "bfloat16", "int8"]),

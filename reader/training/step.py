@@ -57,7 +57,7 @@ class TrainStep:
         seed: of dropout.
         decode: the codec's decode, None to make memory from passages' tokens.
 
-    Raises UsageError while tracing if B is no multiple of the number of local devices.
+    Raises UsageError when called if B is no multiple of the number of local devices.
     """
 
     def __init__(
