@@ -27,4 +27,5 @@ tensors = {name: value.astype(jnp.bfloat16) if value.ndim > 1 else value for nam
 SAMPLE.mkdir(parents=True, exist_ok=True)
 write_safetensors(SAMPLE / WEIGHTS, in_memory(tensors, str(SAMPLE)))
 (SAMPLE / "config.json").write_text(json.dumps(model.config.to_json(), indent=2) + "\n")
-shutil.copyfile(Path(sys.argv[2]), SAMPLE / "README.md")
+if Path(sys.argv[2]).resolve() != (SAMPLE / "README.md").resolve():
+    shutil.copyfile(Path(sys.argv[2]), SAMPLE / "README.md")
