@@ -109,7 +109,7 @@ class _Names:
         return Tensors(self.entries, self._tensors.origin)
 
 
-def decoder_mapping(encoder: EncoderConfig, num_layers: int, *, tied_head: bool, shared: bool = True) -> dict[str, Any]:
+def decoder_mapping(encoder: EncoderConfig, num_layers: int, *, tied_head: bool) -> dict[str, Any]:
     """The decoder's section of config.json for a T5 decoder that goes with `encoder`; every key the reader asks for.
 
     T5 1.0 writes words through its embedding, and divides by the root of the width before.
@@ -125,7 +125,7 @@ def decoder_mapping(encoder: EncoderConfig, num_layers: int, *, tied_head: bool,
         "relative_buckets": encoder.relative_buckets,
         "relative_max_distance": encoder.relative_max_distance,
         "gated": encoder.gated,
-        "shared_embedding": shared,
+        "shared_embedding": True,
         "tied_head": tied_head,
         "kv_heads": encoder.num_heads,
         "cross_every": 1,

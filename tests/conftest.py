@@ -64,6 +64,13 @@ def tiny_questions() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def tiny_gold() -> Callable[..., Path]:
+    """`tiny_gold(memory, path, first, count) -> Path`: KILT questions about passages, with answers and provenance."""
+    make: Callable[..., Path] = _beside("tiny_models").tiny_gold
+    return make
+
+
+@pytest.fixture(scope="session")
 def kit() -> Any:
     """Makes passages, codes, segments and memories without a model; see `tests/kit.py`."""
     return _beside("kit").Kit()

@@ -12,10 +12,13 @@ import random
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from glimmer.encoders.config import EncoderConfig, ModelConfig, TokenizerSpec
 from glimmer.encoders.model_directory import save_model
 from glimmer.reader.config import DecoderConfig, ReaderConfig, RerankerConfig
 from glimmer.reader.model import Reader
+from glimmer.storage.memory import Memory
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 PAD, UNK, CLS, SEP = range(4)
@@ -62,6 +65,29 @@ def tiny_questions(path: Path, questions: int = 20, *, seed: int = 0, longest: i
         draw = random.Random(f"{seed}/question/{number}")
         chosen = [words[draw.randrange(len(words))] for _ in range(2 + draw.randrange(longest - 1))]
         lines.append(json.dumps({"id": f"q{number}", "input": " ".join(chosen) + "?"}))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def tiny_gold(memory: Memory, path: Path, first: int, count: int) -> Path:
+    """Writes KILT records about `count` passages: their title is the question, a word of their text the answer."""
+    lines = []
+    for passage in memory.texts(np.arange(first, first + count)):
+        words = passage.text.split()
+        place = {
+            "wikipedia_id": passage.article_id,
+            "title": passage.title,
+            "start_paragraph_id": passage.start_paragraph_id,
+            "end_paragraph_id": passage.end_paragraph_id,
+        }
+        answer_word = random.Random(passage.passage_id).choice(words).strip(".")
+        question = f"{passage.title} {words[0]} {words[1]}?"
+        record = {
+            "id": passage.passage_id,
+            "input": question,
+            "output": [{"answer": answer_word, "provenance": [place]}],
+        }
+        lines.append(json.dumps(record))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

@@ -63,15 +63,10 @@ def test_fresh_from_conversion_it_answers_and_keeps_the_first_stages_order(home:
 
 
 @pytest.mark.parametrize("reranker", [None, RerankerConfig(layers=1)], ids=["shared layers", "layers of its own"])
-def test_it_is_trained_and_then_answers(home: Path, reranker: RerankerConfig | None) -> None:
-    passages = Memory.open(home / "memory").texts(np.arange(4))
-    lines = [
-        {"id": p.passage_id, "input": f"{p.title}?", "output": [{"answer": p.text.split()[0], "provenance": [
-            {"wikipedia_id": p.article_id, "title": p.title, "start_paragraph_id": p.start_paragraph_id,
-             "end_paragraph_id": p.end_paragraph_id}]}]}
-        for p in passages
-    ]  # fmt: skip
-    (home / "task.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+def test_it_is_trained_and_then_answers(
+    home: Path, reranker: RerankerConfig | None, tiny_gold: Callable[..., Path]
+) -> None:
+    task = tiny_gold(Memory.open(home / "memory"), home / "task.jsonl", 0, 4)
     name = "shared" if reranker is None else "own"
     config = TrainConfig(
         model=str(home / "model"),
@@ -79,7 +74,7 @@ def test_it_is_trained_and_then_answers(home: Path, reranker: RerankerConfig | N
         run=str(home / f"{name}-run"),
         output=str(home / f"{name}-reader"),
         steps=2,
-        tasks=(TaskConfig(name="one", file=str(home / "task.jsonl")),),
+        tasks=(TaskConfig(name="one", file=str(task)),),
         data=DataConfig(candidates=3, select=2, irrelevant_weight=1.0),
         optimiser=OptimiserConfig(batch=2, precision="float32"),
         reranker=reranker,

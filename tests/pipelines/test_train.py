@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -52,31 +51,12 @@ from glimmer.storage.memory import Memory
 STEPS = 6
 
 
-def write_gold(memory: Memory, path: Path, first: int, count: int) -> None:
-    """KILT records about passages: their title is the question, a word of their text the answer."""
-    lines = []
-    for passage in memory.texts(np.arange(first, first + count)):
-        words = passage.text.split()
-        place = {
-            "wikipedia_id": passage.article_id,
-            "title": passage.title,
-            "start_paragraph_id": passage.start_paragraph_id,
-            "end_paragraph_id": passage.end_paragraph_id,
-        }
-        answer_word = random.Random(passage.passage_id).choice(words).strip(".")
-        question = f"{passage.title} {words[0]} {words[1]}?"
-        record = {
-            "id": passage.passage_id,
-            "input": question,
-            "output": [{"answer": answer_word, "provenance": [place]}],
-        }
-        lines.append(json.dumps(record))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def world(
-    tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Callable[..., Path], tiny_model: Callable[..., Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_corpus: Callable[..., Path],
+    tiny_model: Callable[..., Path],
+    tiny_gold: Callable[..., Path],
 ) -> Path:
     """A directory with a GLIMMER reader of random weights, a memory, two tasks and a dev file."""
     home = tmp_path_factory.mktemp("train")
@@ -84,9 +64,9 @@ def world(
     corpus = tiny_corpus(home / "corpus.jsonl", 24)
     encode(sources=[str(corpus)], memory=home / "memory", model=str(model), passage_words=12)
     memory = Memory.open(home / "memory")
-    write_gold(memory, home / "one.jsonl", 0, 12)
-    write_gold(memory, home / "two.jsonl", 20, 5)
-    write_gold(memory, home / "dev.jsonl", 40, 4)
+    tiny_gold(memory, home / "one.jsonl", 0, 12)
+    tiny_gold(memory, home / "two.jsonl", 20, 5)
+    tiny_gold(memory, home / "dev.jsonl", 40, 4)
     return home
 
 

@@ -9,11 +9,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from changing import Texts, payload, texts, write
+from changing import payload, texts, write
 
 from glimmer import DamageError
 from glimmer.pipelines.encode import encode
@@ -21,23 +20,6 @@ from glimmer.pipelines.progress import Quiet
 from glimmer.pipelines.refresh import refresh
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", with_decoder=False)
-
-
-@pytest.fixture
-def corpus() -> dict[str, list[str]]:
-    return texts(40)
-
-
-@pytest.fixture
-def memory(model: Path, corpus: Texts, tmp_path: Path) -> Path:
-    """A memory of `corpus`, version 1."""
-    encode(sources=[str(write(tmp_path / "first.jsonl", corpus))], memory=tmp_path / "m", model=str(model))
-    return tmp_path / "m"
 
 
 def run_and_die(memory: Path, source: Path, at: str) -> subprocess.CompletedProcess[str]:

@@ -28,23 +28,6 @@ from glimmer.storage.passage import Passage
 from glimmer.storage.verify import verify
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", with_decoder=False)
-
-
-@pytest.fixture
-def corpus() -> dict[str, list[str]]:
-    return texts(40)
-
-
-@pytest.fixture
-def memory(model: Path, corpus: Texts, tmp_path: Path) -> Path:
-    """A memory of `corpus`, version 1."""
-    encode(sources=[str(write(tmp_path / "first.jsonl", corpus))], memory=tmp_path / "m", model=str(model))
-    return tmp_path / "m"
-
-
 def refreshed(memory: Path, corpus: Texts, name: str = "next.jsonl", **options: Any) -> RefreshResult:
     return refresh(sources=[str(write(memory.parent / name, corpus))], memory=memory, **options)
 
