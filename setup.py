@@ -74,6 +74,7 @@ setup(
         "tensorstore>=0.1.86",
         "tokenizers>=0.22",
         "zarr>=3.1",
+        "zstandard>=0.23",
     ],
     extras_require={
         "cuda": ["jax[cuda13]"],
@@ -89,7 +90,6 @@ setup(
             "pytest>=9",
             "pytest-timeout>=2.4",
             "ruff>=0.14",
-            "zstandard",
         ],
     },
     entry_points={"console_scripts": ["glimmer=glimmer.pipelines.cli:main"]},

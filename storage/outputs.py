@@ -1,0 +1,124 @@
+"""People's own output files: written whole or not at all, to whatever kind of place the name stands for.
+
+`-` is standard output. A FIFO, a terminal, `/dev/stdout` or another device is written to and never replaced. A link is
+followed, and the file it leads to is replaced. Parent directories are made. Every command that writes a file for people
+writes it through here, so that all of them behave the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from .. import StorageError, UsageError
+from . import temporary
+from .paths import local_path, same_file
+
+STDOUT: Final = "-"
+
+Place = str | os.PathLike[str]
+
+
+def is_stream(output: Place) -> bool:
+    """Whether `output` is written as it comes: `-`, a FIFO, a socket, a device. It cannot be replaced or resumed."""
+    if os.fspath(output) == STDOUT:
+        return True
+    try:
+        mode = local_path(output).stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def check_output(output: Place, option: str, others: Mapping[str, Place | None] | None = None) -> None:
+    """Checks, before any work, that `output` can be written and destroys nothing the command reads or writes.
+
+    Args:
+        output: the file, or `-`.
+        option: what the command calls it, such as `--report`.
+        others: what else the command reads or writes, by what it calls it, such as `the query file`; None values and
+            names that are no paths are passed over.
+
+    Raises UsageError where `output` is one of `others`, StorageError where it cannot be written. Parents are made.
+    """
+    for name, other in (others or {}).items():
+        if other is None:
+            continue
+        if os.fspath(output) == STDOUT or os.fspath(other) == STDOUT:
+            clash = os.fspath(output) == os.fspath(other) and name.startswith("--")  # standard input is no clash
+        else:
+            clash = same_file(local_path(output), local_path(other))
+        if clash:
+            raise UsageError(f"{option} {os.fspath(output)} is {name} as well; choose another {option}")
+    if is_stream(output):
+        return
+    target = _target(output)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            raise IsADirectoryError(21, "is a directory")
+        probe = temporary.temporary_path(_beside(target))
+        probe.touch()
+        temporary.remove(probe)
+    except OSError as error:
+        raise _unwritable(output, option, error) from error
+
+
+@contextlib.contextmanager
+def writing(output: Place, option: str = "--output") -> Iterator[BinaryIO]:
+    """Opens `output` for writing; a file appears, with all of its content, when the block ends without an error.
+
+    A file that was there keeps its permissions. Raises StorageError where the file system refuses; BrokenPipeError
+    passes, for it says that a reader had enough.
+    """
+    if os.fspath(output) == STDOUT:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if is_stream(output):
+        try:
+            with open(os.open(local_path(output), os.O_WRONLY | os.O_CLOEXEC), "wb") as stream:
+                yield stream
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _unwritable(output, option, error) from error
+        return
+    target = _target(output)
+    unfinished = temporary.temporary_path(_beside(target))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(unfinished, stat.S_IMODE(target.stat().st_mode))
+        os.replace(unfinished, target)
+        temporary.release(unfinished)
+    except OSError as error:
+        raise _unwritable(output, option, error) from error
+    finally:
+        if unfinished.exists():
+            temporary.remove(unfinished)
+
+
+def _target(output: Place) -> Path:
+    """The file that `output` leads to: links are followed, also a link to a file that is not there yet."""
+    return Path(os.path.realpath(local_path(output)))
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+
+
+def _unwritable(output: Place, option: str, error: OSError) -> StorageError:
+    return StorageError(
+        f"{os.fspath(output)}: cannot be written: {error.strerror or error}; make room or choose another {option}"
+    )
