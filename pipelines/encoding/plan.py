@@ -269,17 +269,22 @@ def _fit_long(draft: PassageDraft, length: int, tokenise: Tokenise, window: int,
     frame = len(tokenise([(title, "")])[0])
     if frame >= window:
         detail = f"the title alone takes {frame} tokens of a window of {window}"
-        return _Fitted([], [Rejection(draft.article.place, "title_too_long", detail, snippet(title))], True)
+        return _Fitted([], [_refusal(draft, "title_too_long", detail, title)], True)
     parts = split_draft(draft, max(2, -(-(length - frame) // (window - frame))))
     if len(parts) == 1:
         detail = f"a single character takes {length} tokens with its title, in a window of {window}"
-        return _Fitted([], [Rejection(draft.article.place, "character_too_long", detail, snippet(draft.text))], True)
+        return _Fitted([], [_refusal(draft, "character_too_long", detail, draft.text)], True)
     pieces: list[_Piece] = []
     rejections: list[Rejection] = []
     for part in _fit(parts, tokenise, window, base):
         pieces += part.pieces
         rejections += part.rejections
     return _Fitted(pieces, rejections, True)
+
+
+def _refusal(draft: PassageDraft, reason: str, detail: str, shown: str) -> Rejection:
+    article = draft.article
+    return Rejection(article.place, reason, detail, snippet(shown), article.article_id)
 
 
 def _tokens(pieces: Sequence[_Piece], tokenise: Tokenise) -> Sequence[Tokens]:

@@ -18,7 +18,7 @@ from .detect import FORMATS, check_readable, detect, is_parquet
 from .files import SourceFile, is_url, read_lines, reading, resolve
 from .idset import IdSet
 from .kilt import read_kilt
-from .rejects import Rejection
+from .rejects import Rejection, snippet
 from .tfds import PREFIX, is_dataset_directory, read_tfds, tfds_identity
 from .tsv import read_dpr, read_msmarco
 from .wikipedia import read_wikipedia, read_wikipedia_parquet
@@ -117,6 +117,7 @@ def _unique(records: Iterator[Record]) -> Iterator[Record]:
     for record in records:
         if isinstance(record, Article) and not seen.add(record.article_id):
             detail = f"article id '{record.article_id}' was read before"
-            yield Rejection(record.place, "duplicate_id", detail, record.title or record.paragraphs[0][:200])
+            shown = snippet(record.title or record.paragraphs[0])
+            yield Rejection(record.place, "duplicate_id", detail, shown, record.article_id)
         else:
             yield record

@@ -6,13 +6,15 @@ checks raise `RecordError` with the reason a rejection is counted under.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from .fields import ID_NAMES
 from .rejects import RecordError, Rejection, snippet
+from .salvage import salvaged_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,36 @@ Record = Article | Rejection
 Lines = Iterable[tuple[int, bytes]]
 
 
-def read_records(lines: Lines, name: str, parse: Callable[[bytes, str], Article]) -> Iterator[Record]:
-    """Parse each numbered line of the file `name`; a line that cannot be parsed comes out as a `Rejection`."""
+def read_records(
+    lines: Lines, name: str, parse: Callable[[bytes, str], Article], identify: Callable[[bytes], str]
+) -> Iterator[Record]:
+    """Parse each numbered line of the file `name`; a line that cannot be parsed comes out as a `Rejection`.
+
+    `identify` gives the article id of such a line, "" where it cannot be told.
+    """
     for number, line in lines:
         place = f"{name}:{number}"
         try:
             yield parse(line, place)
         except RecordError as error:
-            yield Rejection(place, error.reason, error.detail, snippet(line))
+            yield Rejection(place, error.reason, error.detail, snippet(line), identify(line))
+
+
+def json_id(line: bytes, names: Sequence[str] = ID_NAMES) -> str:
+    """The id in a line of JSON that was refused, "" where it cannot be told."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return salvaged_id(line, names)
+    return known_id(record, names) or salvaged_id(line, names) if isinstance(record, dict) else ""
+
+
+def known_id(record: dict[str, Any], names: Sequence[str] = ID_NAMES) -> str:
+    """The id of a record that was refused, "" where it has none that can be used."""
+    try:
+        return id_field(record, *names)
+    except RecordError:
+        return ""
 
 
 def parse_json(line: bytes) -> dict[str, Any]:

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .article import Article, Lines, Record, clean_title, id_field, need_text, parse_json, read_records, title_field
+from .article import (
+    Article,
+    Lines,
+    Record,
+    clean_title,
+    id_field,
+    json_id,
+    need_text,
+    parse_json,
+    read_records,
+    title_field,
+)
 from .rejects import RecordError
 
 
 def read_kilt(lines: Lines, name: str) -> Iterator[Record]:
     """Articles of a KILT knowledge source, in file order; `lines` are numbered raw lines of the file `name`."""
-    return read_records(lines, name, _parse)
+    return read_records(lines, name, _parse, lambda line: json_id(line, ("wikipedia_id", "_id")))
 
 
 def _parse(line: bytes, place: str) -> Article:

@@ -43,13 +43,15 @@ class Rejection:
 
     `place` is "file:line" (Parquet: "file:row"), `reason` a short stable name to count by (`broken_json`, `not_utf8`,
     `lone_surrogate`, `missing_field`, `wrong_type`, `wrong_columns`, `empty_text`, `duplicate_id`, `title_too_long`,
-    `character_too_long`), `detail` what exactly is wrong, `snippet` the record's beginning.
+    `character_too_long`), `detail` what exactly is wrong, `snippet` the record's beginning, `article_id` the id of the
+    article that the record stands for, "" where it cannot be told.
     """
 
     place: str
     reason: str
     detail: str
     snippet: str
+    article_id: str = ""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.detail} ({self.reason}): {self.snippet}"

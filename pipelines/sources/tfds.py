@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import InputError
-from .article import Article, Record
+from .article import Article, Record, known_id
 from .rejects import RecordError, Rejection, snippet
 from .wikipedia import article_of
 
@@ -121,13 +121,15 @@ def _fetch(examples: Any, positions: list[int], source: str) -> list[Mapping[str
 
 
 def _parse(example: Mapping[str, Any], fallback_id: str, place: str) -> Record:
+    article_id = ""
     try:
+        article_id = known_id({"id": _plain("id", example["id"])}) if "id" in example else fallback_id
         record = {k: _plain(k, v) for k, v in example.items() if k in ("id", "title", "text")}
         record.setdefault("id", fallback_id)
         article: Article = article_of(record, place)
         return article
     except RecordError as error:
-        return Rejection(place, error.reason, error.detail, snippet(str(dict(example))))
+        return Rejection(place, error.reason, error.detail, snippet(str(dict(example))), article_id)
 
 
 def _plain(name: str, value: Any) -> Any:

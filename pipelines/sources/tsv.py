@@ -38,7 +38,12 @@ def read_dpr(lines: Lines, name: str) -> Iterator[Record]:
             else:
                 yield number, line
 
-    return read_records(body(), name, parse)
+    def identify(line: bytes) -> str:
+        fields = line.split(b"\t")
+        at = (columns or {}).get("id", 0)
+        return _known_id(fields[at]) if at < len(fields) else ""
+
+    return read_records(body(), name, parse, identify)
 
 
 def dpr_header(line: bytes) -> dict[str, int] | None:
@@ -49,7 +54,7 @@ def dpr_header(line: bytes) -> dict[str, int] | None:
 
 def read_msmarco(lines: Lines, name: str) -> Iterator[Record]:
     """Passages of an MS MARCO collection, in file order; they have no title."""
-    return read_records(lines, name, _parse_msmarco)
+    return read_records(lines, name, _parse_msmarco, lambda line: _known_id(line.partition(b"\t")[0]))
 
 
 def _parse_msmarco(line: bytes, place: str) -> Article:
@@ -57,6 +62,14 @@ def _parse_msmarco(line: bytes, place: str) -> Article:
     if not tab:
         raise RecordError("wrong_columns", "expected 2 tab-separated columns (pid, text), found 1")
     return Article(clean_id(article_id, "pid"), "", need_text([text]), place, whole=True)
+
+
+def _known_id(field: bytes) -> str:
+    """The id of a row that was refused, "" where it cannot be told."""
+    try:
+        return clean_id(_unquote(decode(field)))
+    except RecordError:
+        return ""
 
 
 def _unquote(value: str) -> str:

@@ -18,6 +18,8 @@ from .article import (
     Lines,
     Record,
     id_field,
+    json_id,
+    known_id,
     parse_json,
     read_records,
     text_field,
@@ -31,7 +33,7 @@ BATCH_ROWS = 256
 
 def read_wikipedia(lines: Lines, name: str) -> Iterator[Record]:
     """Articles of JSON lines with id, title and text, in file order."""
-    return read_records(lines, name, lambda line, place: article_of(parse_json(line), place))
+    return read_records(lines, name, lambda line, place: article_of(parse_json(line), place), json_id)
 
 
 def article_of(record: dict[str, Any], place: str) -> Article:
@@ -67,14 +69,14 @@ def read_wikipedia_parquet(stream: BinaryIO, name: str, advance: Callable[[float
 
 
 def _parse(record: dict[str, Any] | RecordError, place: str) -> Record:
-    shown = ""
+    shown, article_id = "", ""
     try:
         if isinstance(record, RecordError):
             raise record
-        shown = str(record)
+        shown, article_id = str(record), known_id(record)
         return article_of(record, place)
     except RecordError as error:
-        return Rejection(place, error.reason, error.detail, snippet(shown))
+        return Rejection(place, error.reason, error.detail, snippet(shown), article_id)
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RecordError]:
