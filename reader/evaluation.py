@@ -11,15 +11,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .. import InputError, UsageError
+from ..storage.inputs import STDIN, InputFile, open_bytes, plain_file
+from ..storage.paths import local_path
 from . import metrics
 from .kilt import MAX_REPORTED_PROBLEMS, Output, Record, gold_answers, read_gold, read_guess
+from .queries import open_queries
+from .query_detect import detect
 
 RANKS = (1, 5, 10, 20)
 """The k of recall@k, precision@k, success_rate@k and the in-context metrics, unless asked otherwise."""
 
+_FILE_ENDS = re.compile(r"\.jsonl(\.(gz|bz2|xz|zst))?$")
 _SPLIT_NAME = re.compile(r"[-_.](train|dev|test|valid|validation)\b.*$|[-_.](train|dev|test)_.*$")
 
 
@@ -74,29 +79,45 @@ class Evaluation:
         return [*rows, ("all", self.questions, tuple(self.metrics[column] for column in columns))]
 
 
-def evaluate(*, gold: Path, guess: Path, ranks: Sequence[int] = RANKS) -> Evaluation:
+def evaluate(
+    *,
+    gold: str | Path,
+    guess: str | Path,
+    ranks: Sequence[int] = RANKS,
+    format: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    stdin: BinaryIO | None = None,
+) -> Evaluation:
     """Scores `guess` against `gold` with KILT's metrics.
 
     Args:
-        gold: a KILT file with answers, or a directory of them (`*.jsonl`, one task a file, named as
-            in `nq-dev-kilt.jsonl`).
-        guess: the predictions: a file; where gold is a directory, a directory with files of the same names.
+        gold: any query file with answers or provenance that `answer` reads, ids as there; or a directory of KILT files
+            (`*.jsonl`, maybe compressed, one task a file, named as in `nq-dev-kilt.jsonl`). "-" is standard input.
+        guess: the predictions, or what KILT's own retrieval writes: a file or "-"; where gold is a directory, a
+            directory with files of the same names.
         ranks: the k of the ranked metrics, all positive. recall@5 is always among the results.
+        format, fields: of the gold file, as `open_queries` takes them.
+        stdin: what "-" reads; standard input if None.
 
     A question without gold answers, or without gold pages, scores 0 in the metrics that need them, and is warned about.
-    Guesses for ids that gold does not have are ignored with a warning.
+    So is a guess without an answer. Guesses for ids that gold does not have are ignored with a warning.
 
     Raises:
         InputError: a malformed or duplicate record, or a gold id without a prediction; every one is named.
-        UsageError: `ranks` holds something else than positive integers, or one path is a directory and the other not.
+        UsageError: `ranks` holds something else than positive integers, one path is a directory and the other not, or
+            both are standard input.
     """
+    if str(gold) == str(guess) == STDIN:
+        raise UsageError("gold and predictions cannot both be standard input; name one of the files")
     if not all(k > 0 for k in ranks):
         raise UsageError(f"ranks must be positive integers, not {', '.join(map(str, ranks))}")
     ranks = sorted({*ranks, 5})
     warnings: list[str] = []
     scored: list[tuple[str | None, dict[str, float]]] = []
     for task, gold_path, guess_path in _pair_files(gold, guess):
-        for record, output in _pair_records(gold_path, guess_path, warnings):
+        gold_file, guess_file = plain_file(gold_path, stdin=stdin), plain_file(guess_path, stdin=stdin)
+        records = _gold_records(gold_file, format, fields)
+        for record, output in _pair_records(records, gold_file.name, guess_file, warnings):
             scored.append((record.task or task, score(record, output, ranks)))
     if not scored:
         raise InputError(f"{gold}: no gold record")
@@ -160,45 +181,69 @@ def _average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def task_of_file(path: Path) -> str:
     """The task a file name stands for: `nq-dev-kilt.jsonl` is `nq`."""
-    name = path.name.removesuffix(".jsonl")
+    name = _FILE_ENDS.sub("", path.name)
     return _SPLIT_NAME.sub("", name) or name
 
 
-def _pair_files(gold: Path, guess: Path) -> list[tuple[str | None, Path, Path]]:
+def _pair_files(gold: str | Path, guess: str | Path) -> list[tuple[str | None, str | Path, str | Path]]:
     """(task, gold file, guess file) to score."""
-    if not gold.is_dir():
-        if guess.is_dir():
+    gold_place, guess_place = (None if str(each) == STDIN else local_path(each) for each in (gold, guess))
+    if gold_place is None or not gold_place.is_dir():
+        if guess_place is not None and guess_place.is_dir():
             raise UsageError(f"{guess} is a directory but {gold} is not; give a prediction file")
         return [(None, gold, guess)]
-    if not guess.is_dir():
+    if guess_place is None or not guess_place.is_dir():
         raise UsageError(f"{gold} is a directory, so the predictions must be one too, with the same file names")
-    files = sorted(gold.glob("*.jsonl"))
+    files = sorted(path for path in gold_place.iterdir() if _FILE_ENDS.search(path.name) and path.is_file())
     if not files:
         raise InputError(f"{gold}: no *.jsonl in this directory")
-    if absent := [path.name for path in files if not (guess / path.name).is_file()]:
+    if absent := [path.name for path in files if not (guess_place / path.name).is_file()]:
         raise InputError(f"{guess}: no predictions for {', '.join(absent)}")
-    return [(task_of_file(path), path, guess / path.name) for path in files]
+    return [(task_of_file(path), path, guess_place / path.name) for path in files]
 
 
-def _pair_records(gold_path: Path, guess_path: Path, warnings: list[str]) -> Iterable[tuple[Record, Output]]:
+def _gold_records(file: InputFile, format: str | None, fields: Mapping[str, str] | None) -> list[Record]:
+    """The gold records of a query file of any format, in order.
+
+    A KILT file of a line a record is read as KILT's scorer does, which needs no questions.
+    """
+    if _is_blank(file):
+        return []
+    with open_bytes(file) as handle:
+        layout = detect(handle, file.name, format, fields)
+    if layout.format == "kilt" and not layout.array and not fields:
+        return read_gold(file)
+    queries = open_queries(file, format=format, fields=fields, long_questions="keep-start")
+    if not queries.with_gold:
+        raise InputError(f"{file.name} has no answers to compare with (it was read as {queries.description})")
+    return [
+        Record(id=query.id, place=query.place, question=query.question, outputs=query.outputs or (), task=query.task)
+        for query in queries
+    ]
+
+
+def _pair_records(
+    gold: Sequence[Record], gold_name: str, guess: InputFile, warnings: list[str]
+) -> Iterable[tuple[Record, Output]]:
     """Gold records in order, each with its prediction."""
-    gold = read_gold(gold_path)
-    guesses = {record.id: record.outputs[0] for record in read_guess(guess_path)}
+    guesses = {record.id: record.outputs[0] for record in read_guess(guess)}
     if missing := [record for record in gold if record.id not in guesses]:
         raise InputError(
-            f"{guess_path}: no prediction for {_listed([record.id for record in missing])}"
+            f"{guess.name}: no prediction for {_listed([record.id for record in missing])}"
             f" ({len(missing)} of {len(gold)} gold ids; the first is at {missing[0].place})"
         )
     if extra := guesses.keys() - {record.id for record in gold}:
         ids = _listed(sorted(extra))
         warnings.append(
-            f"{guess_path}: {len(extra)} predictions for ids that {gold_path} does not have: {ids}; ignored"
+            f"{guess.name}: {len(extra)} predictions for ids that {gold_name} does not have: {ids}; ignored"
         )
+    if silent := sum(guesses[record.id].answer is None for record in gold):
+        warnings.append(f"{guess.name}: {silent} predictions have pages but no answer; their answer metrics are 0")
     if unanswered := sum(not gold_answers(record.outputs) for record in gold):
-        warnings.append(f"{gold_path}: {unanswered} records have no answer; their answer metrics are 0")
+        warnings.append(f"{gold_name}: {unanswered} records have no answer; their answer metrics are 0")
     if unsupported := sum(not any(output.provenance for output in record.outputs) for record in gold):
         warnings.append(
-            f"{gold_path}: {unsupported} records have no provenance; their retrieval and KILT metrics are 0"
+            f"{gold_name}: {unsupported} records have no provenance; their retrieval and KILT metrics are 0"
         )
     return [(record, guesses[record.id]) for record in gold]
 
@@ -206,3 +251,8 @@ def _pair_records(gold_path: Path, guess_path: Path, warnings: list[str]) -> Ite
 def _listed(ids: Sequence[str]) -> str:
     shown = ", ".join(ids[:MAX_REPORTED_PROBLEMS])
     return shown if len(ids) <= MAX_REPORTED_PROBLEMS else f"{shown}, … and {len(ids) - MAX_REPORTED_PROBLEMS} more"
+
+
+def _is_blank(file: InputFile) -> bool:
+    with open_bytes(file) as handle:
+        return not any(block.strip() for block in iter(lambda: handle.read(1 << 20), b""))

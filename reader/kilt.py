@@ -7,14 +7,16 @@ that `predictions` appends. `metrics` scores the records; `queries` reuses the g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from .. import InputError, StorageError
+from ..storage.inputs import InputFile
 
 MAX_REPORTED_PROBLEMS = 20
 """Bad lines listed one by one in an error message; the rest are counted."""
@@ -109,12 +111,14 @@ def _parse_provenance(page: object) -> Provenance:
     page_id = page.get("wikipedia_id")
     if isinstance(page_id, bool | list | dict):
         raise RecordError(f"wikipedia_id must be a string, not {_kind(page_id)}")
-    for name in ("title", "text", "passage_id"):
+    for name in ("title", "wikipedia_title", "text", "passage_id"):
         if page.get(name) is not None and not isinstance(page[name], str):
             raise RecordError(f"{name} of a provenance must be a string, not {_kind(page[name])}")
+    if (title := page.get("title")) is None:
+        title = page.get("wikipedia_title")  # as KILT's own retrieval calls it
     return Provenance(
         wikipedia_id=None if page_id is None else str(page_id).strip(),
-        title=page.get("title"),
+        title=title,
         start_paragraph_id=_integer(page, "start_paragraph_id"),
         end_paragraph_id=_integer(page, "end_paragraph_id"),
         text=page.get("text"),
@@ -136,9 +140,15 @@ def _number(page: Mapping[str, Any], name: str) -> float | None:
     value = page.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise RecordError(f"{name} must be a number, not {_kind(value)}")
-    return float(value)
+    try:
+        number = float(value)  # KILT's own retrieval writes scores as strings
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RecordError(f"{name} must be a number, not {str(value)[:40]!r}")
+    return number
 
 
 def _kind(value: object) -> str:
@@ -193,32 +203,33 @@ class Problems:
         raise InputError("\n  ".join(lines))
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path | InputFile) -> Iterator[tuple[int, bytes]]:
     """(1-based line number, line without its end) of every line that is not blank.
 
     Raises:
         InputError: the file does not exist, or a line is longer than `MAX_LINE_BYTES`.
         StorageError: the file cannot be read.
     """
+    name, place = (path.name, path.path) if isinstance(path, InputFile) else (str(path), path)
     try:
-        with path.open("rb") as handle:
+        with place.open("rb") as handle:
             number = 0
             while line := handle.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
-                    raise InputError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB")
+                    raise InputError(f"{name}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB")
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if stripped := line.strip():
                     yield number, stripped
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{name}: no such file") from None
     except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+        raise StorageError(f"{name} cannot be read: {error.strerror}") from error
 
 
-def read_gold(path: Path) -> list[Record]:
-    """Every record of a gold file, in order.
+def read_gold(path: Path | InputFile) -> list[Record]:
+    """Every record of a KILT gold file, in order; an `InputFile` has to be plain.
 
     Raises:
         InputError: bad or duplicate records, each named with its line; or a file without a record.
@@ -226,8 +237,11 @@ def read_gold(path: Path) -> list[Record]:
     return _read_records(path, _parse_gold)
 
 
-def read_guess(path: Path) -> list[Record]:
-    """Every record of a guess (prediction) file, in order; each has exactly one output with an answer.
+def read_guess(path: Path | InputFile) -> list[Record]:
+    """Every record of a guess (prediction) file, in order, each with exactly one output.
+
+    An `InputFile` has to be plain. The output's answer is None where the record has pages alone, as KILT's own retrieval writes them (see
+    `_merged_guess`).
 
     Raises:
         InputError: bad or duplicate records, each named with its line.
@@ -235,12 +249,13 @@ def read_guess(path: Path) -> list[Record]:
     return _read_records(path, _parse_guess)
 
 
-def _read_records(path: Path, parse: Any) -> list[Record]:
+def _read_records(path: Path | InputFile, parse: Any) -> list[Record]:
     problems = Problems()
     records: list[Record] = []
     first_line: dict[str, int] = {}
+    name = path.name if isinstance(path, InputFile) else str(path)
     for number, line in read_lines(path):
-        place = f"{path}:{number}"
+        place = f"{name}:{number}"
         try:
             record = parse(parse_json_object(line), place)
             if record.id in first_line:
@@ -250,7 +265,7 @@ def _read_records(path: Path, parse: Any) -> list[Record]:
             continue
         first_line[record.id] = number
         records.append(record)
-    problems.raise_if_any(str(path))
+    problems.raise_if_any(name)
     return records
 
 
@@ -262,11 +277,30 @@ def _parse_gold(value: dict[str, Any], place: str) -> Record:
 
 def _parse_guess(value: dict[str, Any], place: str) -> Record:
     record = _record(value, place)
-    if len(record.outputs) != 1:
-        raise RecordError(f"a guess has exactly one output, this one has {len(record.outputs)}")
-    if "answer" not in value["output"][0]:
-        raise RecordError('the output has no answer; give an empty one ("answer": "") to score the provenance alone')
-    return record
+    if not record.outputs:
+        raise RecordError("a guess has exactly one output, this one has 0")
+    merged = _merged_guess(record.outputs)
+    if not merged.provenance and not any("answer" in each for each in value["output"]):
+        raise RecordError('the output has no answer and no pages; an empty answer is written "answer": ""')
+    return replace(record, outputs=(merged,))
+
+
+def _merged_guess(outputs: Sequence[Output]) -> Output:
+    """A guess's outputs as one: its answer, if any, and the pages of all in order.
+
+    KILT's retrieval writes pages without an answer and then, in outputs of their own, copies of the gold answers: an
+    answer that stands alone behind pages is gold, not a guess, and does not count.
+
+    Raises:
+        RecordError: several answers.
+    """
+    retrieved = outputs[0].answer is None and bool(outputs[0].provenance)
+    answers = [each.answer for each in outputs if each.answer is not None and not (retrieved and not each.provenance)]
+    if len(answers) > 1:
+        raise RecordError(f"a guess has exactly one output, this one has {len(answers)} with an answer")
+    lists = [each.provenance for each in outputs if each.provenance is not None]
+    pages = tuple(page for listed in lists for page in listed) if lists else None
+    return Output(answer=answers[0] if answers else None, provenance=pages)
 
 
 def _record(value: dict[str, Any], place: str) -> Record:
@@ -293,13 +327,15 @@ def gold_answers(outputs: Sequence[Output]) -> list[str]:
     return list(dict.fromkeys(answer for answer in answers if answer))
 
 
-def prediction_line(*, id: str, answer: str, provenance: Sequence[Provenance]) -> bytes:
+def prediction_line(*, id: str, answer: str, provenance: Sequence[Provenance], note: str | None = None) -> bytes:
     """One line of a prediction file, its line feed included.
 
-    `provenance` stands best first; fields that are None are left out.
+    `provenance` stands best first; fields that are None are left out. `note`, a remark such as that the question was
+    shortened, is a key of the record that scorers ignore.
     """
     pages = [
         {name: value for name in Provenance.__slots__ if (value := getattr(page, name)) is not None}
         for page in provenance
     ]
-    return orjson.dumps({"id": id, "output": [{"answer": answer, "provenance": pages}]}) + b"\n"
+    record: dict[str, Any] = {"id": id, "output": [{"answer": answer, "provenance": pages}]}
+    return orjson.dumps(record if note is None else record | {"note": note}) + b"\n"

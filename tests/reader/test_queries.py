@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimmer import InputError, StorageError, UsageError
-from glimmer.reader import query_formats
+from glimmer.reader import query_json
 from glimmer.reader.queries import MARK_EVERY, MAX_QUESTION_WORDS, Candidate, Query, open_queries
 
 
@@ -49,7 +49,7 @@ def test_kilt_provenance_serves_as_candidates_when_asked(file: Path) -> None:
     content = lines({"id": "a", "input": "?", "output": [{"provenance": pages}, {"answer": "x", "provenance": pages}]})
     (query,) = read(file, content, provenance_as_candidates=True)
     assert query.candidates == (Candidate(title="Seven", wikipedia_id="7", start_paragraph_id=2, end_paragraph_id=3),)
-    with pytest.raises(InputError, match="no provenance to take candidates from"):
+    with pytest.raises(InputError, match="none of its 1 records has provenance to take candidates from"):
         read(file, lines({"id": "a", "input": "?"}), provenance_as_candidates=True)
     with pytest.raises(UsageError, match="only KILT records"):
         read(file, "plain text", provenance_as_candidates=True)
@@ -103,7 +103,7 @@ def test_a_fid_list_of_any_size_is_read_in_chunks(file: Path, monkeypatch: pytes
     ]
     content = json.dumps(records, indent=1, ensure_ascii=False)
     whole = read(file, content)
-    monkeypatch.setattr(query_formats, "_CHUNK_BYTES", 7)
+    monkeypatch.setattr(query_json, "_CHUNK_BYTES", 7)
     assert read(file, content) == whole
     assert [query.place for query in whole[:2]] == [f"{file}:2", f"{file}:11"]
     assert len(whole) == 200
@@ -194,7 +194,7 @@ def test_every_bad_line_of_any_kind_is_named(file: Path) -> None:
         ('[{"question": "a"}, 7]', "expected a JSON object, found a number"),
         ('[{"question": "a", "ctxs": [{"title": "t"}]}]', "neither id nor text"),
         ('[{"question": "a", "ctxs": [{"id": "1"}], "passage_ids": ["1"]}]', "both ctxs and passage_ids"),
-        ('[{"question": "a", "answers": "x"}]', "answers must be a list of strings"),
+        ('[{"question": "a", "answers": [["x"]]}]', "answers must be a string or a list of strings"),
         ("[" + '{"question": [' * 5_000, "nested too deeply"),
         ("[]", "holds no query"),
     ],
@@ -232,7 +232,7 @@ def test_a_broken_csv_is_told(file: Path, content: bytes, reason: str) -> None:
         (b"", "holds no query"),
         (b" \n\n", "holds no query"),
         ("who?".encode("utf-16"), "is UTF-16"),
-        (b"\x1f\x8b\x08abc", "is compressed"),
+        (b"\x1f\x8b\x08abc", "truncated compressed file"),
         (b"caf\xe9\n", "queries:1: not valid UTF-8"),
     ],
 )
