@@ -17,14 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from .. import InputError, ModelError, StorageError, UsageError
+from .. import StorageError, UsageError
 from ..encoders.models import LoadedModel, load_model
 from ..reader.candidates import Brought
 from ..reader.generation import GenerationConfig
 from ..reader.predictions import PredictionWriter
-from ..reader.queries import QueryFile, open_queries
+from ..reader.queries import LONG_QUESTIONS, LongQuestions, QueryFile, open_queries
+from ..storage.inputs import is_stream
 from ..storage.memory import Memory
-from .answering.batches import Shapes, check_questions
+from .answering.batches import Shapes
+from .answering.questions import LongCounts, QuestionReader
 from .answering.range import AnswerWork, CandidatesFrom, RangeAnswerer
 from .answering.report import ReportData, render_report
 from .answering.shards import RANGE_QUERIES, answer_on_engine, discard_parts
@@ -47,6 +49,10 @@ class AnswerResult:
         report: the report, if one was asked for.
         queries: queries in the file; `resumed` of them were answered before this run, `answered` by it.
         version: the memory's version.
+        format, fields: how the query file was read: its format, and which of its fields was taken for what.
+        long_questions: queries whose question was shortened or skipped, of the whole file.
+        without_provenance: queries to be answered from provenance whose record has none, of the whole file.
+        lacking: queries with provenance that the memory does not have, of the whole file.
         without_candidates: queries that found no passage; their answer is empty. `empty`: other empty answers.
         seconds: wall seconds of answering, start-up and index building left out.
         stages: seconds by stage; stages overlap (see `answering.clock`).
@@ -63,6 +69,11 @@ class AnswerResult:
     empty: int
     seconds: float
     stages: Mapping[str, float]
+    format: str
+    fields: Mapping[str, str]
+    long_questions: LongCounts
+    without_provenance: int
+    lacking: int
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,6 +90,11 @@ class AnswerResult:
             "resumed": self.resumed,
             "answered": self.answered,
             "version": self.version,
+            "format": self.format,
+            "fields": dict(self.fields),
+            "long_questions": {"shortened": self.long_questions.shortened, "skipped": self.long_questions.skipped},
+            "without_provenance": self.without_provenance,
+            "provenance_not_in_memory": self.lacking,
             "without_candidates": self.without_candidates,
             "empty_answers": self.empty,
             "seconds": self.seconds,
@@ -95,7 +111,7 @@ def answer(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],
     candidates: int = DEFAULT_CANDIDATES,
-    select: int = DEFAULT_SELECT,
+    select: int | None = None,
     memory_version: int | None = None,
     beams: int = 1,
     batch_size: int | None = None,
@@ -104,6 +120,9 @@ def answer(
     grounded: bool = False,
     report: str | os.PathLike[str] | None = None,
     format: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    long_questions: LongQuestions = "auto",
+    strict: bool = False,
     candidates_from: CandidatesFrom = "auto",
     precision: Literal["bfloat16", "float32"] = "bfloat16",
     restart: bool = False,
@@ -115,12 +134,12 @@ def answer(
     """Answers every query of `queries` from a memory, or goes on where an earlier run of the same command was cut.
 
     Args:
-        queries: KILT or FiD JSON, CSV or plain text, or "-" for standard input.
+        queries: a query file of any format of `reader.queries.FORMATS`, compressed or not, or "-" for standard input.
         memory: the memory's directory.
         model: a model directory with a decoder, whose lower layers made the memory.
         output: the prediction file; predictions of the same queries and settings in it are kept.
         candidates: passages read of each query (m). A reader that does not re-rank reads `select` only.
-        select: passages kept for the decoder (k).
+        select: passages kept for the decoder (k); None is `DEFAULT_SELECT`, or all candidates where they are fewer.
         memory_version: the version to answer from; None is the newest.
         beams: 1 is greedy decoding.
         batch_size: queries in a batch; None suits the device. Other sizes change rounding, nothing else.
@@ -128,8 +147,14 @@ def answer(
         grounded: allow only answers that stand in the passages.
         report: an HTML file to write about the job.
         format: the query file's format; None tells it from the content.
+        fields: names of its fields that are not known: "question", "id", "answers" -> key or column.
+        long_questions: what is done with questions that the reader cannot take whole: "keep-end" and "keep-start"
+            shorten them, "auto" keeps the end of a dialogue, the surroundings of a marked mention and the start of all
+            others, "skip" answers nothing, "fail" refuses the file.
+        strict: with "provenance": refuse records without any, and pages that the memory lacks.
         candidates_from: "auto" takes the passages a query brings, else retrieves; "retrieval" always retrieves;
-            "provenance" answers KILT records from their own gold provenance.
+            "provenance" answers KILT records from their own gold provenance; a record without any, or whose pages the
+            memory lacks, is answered from what there is, at worst emptily.
         precision: of products.
         restart: answer everything anew.
         engine: runs the job as a Beam graph over ranges of `range_queries`; None answers in this process.
@@ -145,21 +170,29 @@ def answer(
     generation = GenerationConfig(
         beams=beams, max_new_tokens=max_answer_tokens, length_penalty=length_penalty, grounded=grounded
     )
+    select = min(DEFAULT_SELECT, candidates) if select is None else select
     _check_numbers(candidates, select, batch_size, range_queries)
-    if engine is not None and str(queries) == "-":
-        raise UsageError("standard input cannot be shared with Beam workers; save the queries to a file first")
+    if long_questions not in LONG_QUESTIONS:
+        raise UsageError(f"no way {long_questions!r} to treat long questions; there are: {', '.join(LONG_QUESTIONS)}")
+    if engine is not None and is_stream(queries):
+        raise UsageError("a stream cannot be shared with Beam workers; save the queries to a file first")
     target, page = Path(output), None if report is None else Path(report)
 
     progress.stage("check", total=None, unit="queries")
     asked = open_queries(
         os.fspath(queries),
         format=format,
+        fields=fields,
+        long_questions=long_questions,
         provenance_as_candidates=candidates_from == "provenance",
         stdin=stdin,
         progress=progress.at,
     )
     if asked.path.exists() and target.exists() and asked.path.samefile(target):
         raise UsageError(f"{target} is the query file itself; choose another --output")
+    progress.say(asked.description)
+    if engine is not None and asked.copied:
+        raise UsageError(f"{asked.name} is compressed, and Beam workers need the plain file; unpack it first")
     opened = Memory.open(Path(memory), memory_version)
     check_passages(opened)
     loaded = load_model(model)
@@ -169,10 +202,16 @@ def answer(
     notes = []
     if read < candidates:
         notes.append(f"This model does not re-rank, so it reads the first {select} candidates of each query.")
-    _check_questions(asked, loaded, opened)
+    long = QuestionReader(loaded, Shapes(loaded, opened.window).longest_question, long_questions).check(asked)
+    if long:
+        notes.append(f"Questions too long to be read whole: {long} (--long-questions {long_questions}).")
     brings = candidates_from != "retrieval" and asked.with_candidates > 0
     brought = Brought(opened, asked.read) if brings else None
-    if brought is not None:
+    lacking = 0
+    if brought is not None and candidates_from == "provenance" and not strict:
+        lacking = brought.lacking(asked.read())
+        notes += _provenance_notes(asked, lacking)
+    elif brought is not None:
         brought.check(asked.read(), asked.name)
     if page is not None:
         _check_writable(page)
@@ -189,7 +228,12 @@ def answer(
         generation=generation,
         precision=precision,
         brings=brings,
-        settings=tuple(_settings(asked, opened, loaded, generation, read, select, precision, brings).items()),
+        long_questions=long_questions,
+        settings=(
+            *_settings(asked, opened, loaded, generation, read, select, precision, brings).items(),
+            # A file without long questions is answered alike whatever the rule.
+            *((("long_questions", long_questions),) if long else ()),
+        ),
         scores=page is not None,
     )
     ids = (query.id for query in asked)
@@ -239,6 +283,11 @@ def answer(
         empty=tally.empty,
         seconds=seconds,
         stages=tally.seconds,
+        format=asked.format,
+        fields=asked.fields,
+        long_questions=long,
+        without_provenance=asked.without_provenance,
+        lacking=lacking,
         notes=tuple(notes),
     )
     if page is not None:
@@ -255,15 +304,13 @@ def _check_numbers(candidates: int, select: int, batch_size: int | None, range_q
         raise UsageError(f"a range has at least 1 query, not {range_queries}")
 
 
-def _check_questions(asked: QueryFile, model: LoadedModel, memory: Memory) -> None:
-    longest = Shapes(model, memory.window).longest_question
-    if longest < 1:
-        raise ModelError(
-            f"{model.path}: passages of {memory.window} tokens leave no room for a question in the encoder's "
-            f"{model.config.encoder.max_positions} positions"
-        )
-    if problems := check_questions(asked, model, longest):
-        raise InputError("\n  ".join(problems))
+def _provenance_notes(asked: QueryFile, lacking: int) -> list[str]:
+    notes = []
+    if asked.without_provenance:
+        notes.append(f"{asked.without_provenance:,} records have no provenance; their answer is empty.")
+    if lacking:
+        notes.append(f"{lacking:,} records have provenance that the memory lacks; they are answered without it.")
+    return notes
 
 
 def _check_writable(path: Path) -> None:

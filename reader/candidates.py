@@ -2,8 +2,8 @@
 
 A query file may name passages by passage id, by text (FiD's `ctxs`), by article id (DPR's and MS MARCO's passages are
 articles of a memory made from them) or by place (KILT provenance). `Brought` looks all of a file up at once: ids in
-the memory's id map, everything else in one pass over the catalog. What a memory does not have is named before any
-answer is given. `CandidateFinder` then serves queries a few at a time.
+the memory's id map, everything else in one pass over the catalog. What a memory does not have is named or counted
+before any answer is given. `CandidateFinder` then serves queries a few at a time.
 """
 
 from __future__ import annotations
@@ -39,10 +39,17 @@ class Found:
     Attributes:
         positions: int64 [n], places in the memory; n is at most the number asked for and may be 0.
         scores: float32 [n] of the first stage, None where the query brought its passages.
+        lacking: passages that the query brought and the memory does not have.
     """
 
     positions: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32] | None
+    lacking: int = 0
+
+    @classmethod
+    def nothing(cls) -> Found:
+        """No candidate at all."""
+        return cls(np.zeros(0, np.int64), None)
 
 
 class CandidateFinder:
@@ -57,12 +64,15 @@ class CandidateFinder:
     def find(self, queries: Sequence[Query]) -> list[Found]:
         """The candidates of each query, in order."""
         found: list[Found | None] = [None] * len(queries)
-        bringing = [place for place, query in enumerate(queries) if self._brought is not None and query.candidates]
+        bringing = [
+            place for place, query in enumerate(queries) if self._brought is not None and query.candidates is not None
+        ]
         if self._brought is not None and bringing:
             resolved = self._brought.resolve([queries[place] for place in bringing])
             for place, candidates in zip(bringing, resolved, strict=True):
                 positions = list(dict.fromkeys(position for each in candidates for position in each))
-                found[place] = Found(np.array(positions[: self._limit], np.int64), None)
+                lacking = sum(not each for each in candidates)
+                found[place] = Found(np.array(positions[: self._limit], np.int64), None, lacking)
         asking = [place for place, each in enumerate(found) if each is None]
         if asking:
             if self._index is None:
@@ -102,7 +112,8 @@ class Brought:
             self._scan(np.zeros(0, np.uint64), articles - self._pages.keys())
 
     def check(self, queries: Iterable[Query], name: str) -> None:
-        """InputError naming, with file and line, the queries of `queries` that bring a passage the memory lacks."""
+        """InputError naming, with file and line, the queries of `queries` that bring a passage the memory lacks, and
+        those that were to bring some and have none."""
         problems = Problems()
         where = f"version {self._memory.version} of {self._memory.directory}"
         for group in _groups(queries, _AT_ONCE):
@@ -112,10 +123,16 @@ class Brought:
                     for candidate, positions in zip(query.candidates or (), resolved, strict=True)
                     if not positions
                 ]
+                if query.candidates == ():
+                    problems.add(query.place, "no provenance to answer from")
                 if absent:
                     more = f" (nor are {len(absent) - 1} others of this query)" if len(absent) > 1 else ""
                     problems.add(query.place, f"{_named(absent[0])} is not in {where}{more}")
         problems.raise_if_any(name)
+
+    def lacking(self, queries: Iterable[Query]) -> int:
+        """How many of `queries` bring a passage that the memory does not have."""
+        return sum(not all(resolved) for group in _groups(queries, _AT_ONCE) for resolved in self.resolve(group))
 
     def resolve(self, queries: Sequence[Query]) -> list[list[list[int]]]:
         """For every candidate of every query the positions of its passages, in order; empty where there is none."""

@@ -240,8 +240,8 @@ def read_gold(path: Path | InputFile) -> list[Record]:
 def read_guess(path: Path | InputFile) -> list[Record]:
     """Every record of a guess (prediction) file, in order, each with exactly one output.
 
-    An `InputFile` has to be plain. The output's answer is None where the record has pages alone, as KILT's own retrieval writes them (see
-    `_merged_guess`).
+    An `InputFile` has to be plain. The output's answer is None where the record has pages alone, as KILT's own
+    retrieval writes them (see `_merged_guess`).
 
     Raises:
         InputError: bad or duplicate records, each named with its line.

@@ -10,20 +10,31 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import shutil
-import sys
-import tempfile
-import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from .. import InputError, StorageError, UsageError
+from .. import InputError, UsageError
+from ..storage.inputs import InputFile, open_bytes, plain_file
+from ..storage.paths import local_path
 from .kilt import Problems
-from .query_formats import FORMATS, MAX_QUESTION_WORDS, Candidate, Layout, Mark, Query, detect, items
+from .long_questions import LONG_QUESTIONS, MAX_QUESTION_WORDS, LongQuestions
+from .query import Candidate, Mark, Query
+from .query_detect import detect
+from .query_formats import items
+from .query_layout import FORMATS, Layout
 
-__all__ = ["FORMATS", "MAX_QUESTION_WORDS", "Candidate", "Query", "QueryFile", "open_queries"]
+__all__ = [
+    "FORMATS",
+    "LONG_QUESTIONS",
+    "MAX_QUESTION_WORDS",
+    "Candidate",
+    "LongQuestions",
+    "Query",
+    "QueryFile",
+    "open_queries",
+]
 
 MARK_EVERY = 1_000
 """A place is remembered for every so many queries."""
@@ -34,26 +45,52 @@ class QueryFile:
     """A query file found sound.
 
     Attributes:
-        path: where its bytes are (a temporary copy for standard input, removed with this object).
+        source: its plain bytes: the file itself, or a temporary copy of a stream or of a compressed file, which lives
+            as long as this object.
         name: how messages call it.
         format: one of `FORMATS`.
         count: queries in it.
         digest: hex digest of ids, questions and brought passages in order: names the query set, whatever file it is in.
         with_gold: queries that have gold outputs.
-        with_candidates: queries that bring their passages.
+        with_candidates: queries that bring their passages, of which `without_provenance` were to and have none.
+        long: queries shortened or skipped because their question is beyond what a question file may hold.
         longest: words of the longest question.
     """
 
-    path: Path
+    source: InputFile
     name: str
     format: str
     count: int
     digest: str
     with_gold: int
     with_candidates: int
+    without_provenance: int
+    long: int
     longest: int
     layout: Layout = field(repr=False)
     marks: tuple[Mark, ...] = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        """Where its plain bytes are."""
+        return self.source.path
+
+    @property
+    def copied(self) -> bool:
+        """Whether `path` is a temporary copy on this machine."""
+        return self.name == "<stdin>" or local_path(self.name) != self.path
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Which field of the file is what: `{"id": "qid", "question": "query"}`."""
+        counted = "the row's number, from 1" if self.format in ("csv", "tsv") else "the position, from 0"
+        return {"id": counted} | self.layout.fields.described()
+
+    @property
+    def description(self) -> str:
+        """One line for people: `q.csv: csv, 2 queries (id from qid, question from query)`."""
+        used = ", ".join(f"{kind} from {name}" for kind, name in self.fields.items())
+        return f"{self.name}: {self.format}, {self.count:,} {'query' if self.count == 1 else 'queries'} ({used})"
 
     def __len__(self) -> int:
         return self.count
@@ -76,7 +113,7 @@ class QueryFile:
             return
         mark = self.marks[bisect.bisect_right([mark.index for mark in self.marks], start) - 1]
         index = mark.index
-        with _open(self.path, self.name) as handle:
+        with open_bytes(self.source) as handle:
             for item in items(handle, self.name, self.layout, mark):
                 if item.query is None:
                     raise InputError(f"{item.place}: {item.problem}; the file was changed after it was checked")
@@ -91,59 +128,50 @@ class QueryFile:
 
 
 def open_queries(
-    path: str | Path,
+    path: str | Path | InputFile,
     *,
     format: str | None = None,
+    fields: Mapping[str, str] | None = None,
     provenance_as_candidates: bool = False,
+    long_questions: LongQuestions = "fail",
     stdin: BinaryIO | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> QueryFile:
     """Checks a whole query file.
 
     Args:
-        path: the file, or "-" for standard input (copied to a temporary file first).
+        path: the file, plain or compressed, a pipe, or "-" for standard input.
         format: one of `FORMATS`; None finds out from the content.
+        fields: names of fields that are not known: "question", "id", "answers" -> key or column.
         provenance_as_candidates: KILT files: a record's gold provenance is what it is answered from.
+        long_questions: what is done with a question beyond the limits of `long_questions`.
         stdin: what to read for "-"; standard input if None.
         progress: called now and then with the number of records seen.
 
     Raises:
-        InputError: bad lines, duplicate ids or no query at all; every bad line is named (the first twenty in words).
-        UsageError: the format does not exist.
-        StorageError: the file cannot be read, or standard input cannot be copied.
+        InputError: bad lines, duplicate ids or no query at all; every bad line is named (the first twenty in words). A
+            file whose question cannot be told.
+        UsageError: the format does not exist, or `fields` do not fit it.
+        StorageError: the file cannot be read, or a stream cannot be copied.
     """
     if format is not None and format not in FORMATS:
         raise UsageError(f"no query format {format!r}; there are: {', '.join(FORMATS)}")
-    spooled = str(path) == "-"
-    if spooled:
-        name, file = "<stdin>", _spool(stdin or sys.stdin.buffer)
-    else:
-        name, file = str(path), Path(path)
-    try:
-        with _open(file, name) as handle:
-            layout = detect(handle, name, format)
-            if provenance_as_candidates:
-                if layout.format != "kilt":
-                    raise UsageError(f"{name} is a {layout.format} file; only KILT records have provenance")
-                layout = Layout(format="kilt", provenance=True)
-            result = _check(handle, file, name, layout, progress)
-    except BaseException:
-        if spooled:
-            file.unlink(missing_ok=True)
-        raise
-    if spooled:
-        weakref.finalize(result, file.unlink, missing_ok=True)
-    return result
+    source = path if isinstance(path, InputFile) else plain_file(path, stdin=stdin)
+    with open_bytes(source) as handle:
+        layout = detect(handle, source.name, format, fields)
+        if provenance_as_candidates and layout.format != "kilt":
+            raise UsageError(f"{source.name} is a {layout.format} file; only KILT records have provenance")
+        layout = replace(layout, provenance=provenance_as_candidates, long_questions=long_questions)
+        return _check(handle, source, layout, progress)
 
 
-def _check(
-    handle: BinaryIO, path: Path, name: str, layout: Layout, progress: Callable[[int], None] | None
-) -> QueryFile:
+def _check(handle: BinaryIO, source: InputFile, layout: Layout, progress: Callable[[int], None] | None) -> QueryFile:
+    name = source.name
     problems = Problems()
     first_lines: dict[bytes, int] = {}
     marks: list[Mark] = []
     digest = hashlib.blake2b(digest_size=16)
-    count = with_gold = with_candidates = longest = 0
+    count = with_gold = with_candidates = without_provenance = long = longest = 0
     for item in items(handle, name, layout):
         if item.mark.index % MARK_EVERY == 0:
             marks.append(item.mark)
@@ -162,6 +190,8 @@ def _check(
         count += 1
         with_gold += query.outputs is not None
         with_candidates += query.candidates is not None
+        without_provenance += query.candidates == ()
+        long += query.note is not None
         longest = max(longest, len(query.question.split()))
         for text in (query.id, query.question, repr(query.candidates)):
             encoded = text.encode()
@@ -169,36 +199,19 @@ def _check(
     problems.raise_if_any(name)
     if not count:
         raise InputError(f"{name} holds no query")
+    if layout.provenance and without_provenance == count:
+        raise InputError(f"{name}: none of its {count:,} records has provenance to take candidates from")
     return QueryFile(
-        path=path,
+        source=source,
         name=name,
         format=layout.format,
         count=count,
         digest=digest.hexdigest(),
         with_gold=with_gold,
         with_candidates=with_candidates,
+        without_provenance=without_provenance,
+        long=long,
         longest=longest,
         layout=layout,
         marks=tuple(marks),
     )
-
-
-def _open(path: Path, name: str) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"{name}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{name} is a directory; give a query file") from None
-    except OSError as error:
-        raise StorageError(f"{name} cannot be read: {error.strerror}") from error
-
-
-def _spool(stream: BinaryIO) -> Path:
-    """Standard input as a file: it must be read twice."""
-    try:
-        with tempfile.NamedTemporaryFile(prefix="glimmer-queries-", delete=False) as copy:
-            shutil.copyfileobj(stream, copy)
-        return Path(copy.name)
-    except OSError as error:
-        raise StorageError(f"standard input cannot be copied to {tempfile.gettempdir()}: {error.strerror}") from error

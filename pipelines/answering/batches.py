@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ... import InputError
 from ...encoders.models import LoadedModel
 from ...reader.candidates import CandidateFinder, Found
-from ...reader.queries import Query
+from ...reader.queries import LongQuestions, Query
 from ...storage.memory import Memory
 from .clock import Clock
+from .questions import QuestionReader, ReadQuestion
 
 QUESTION_LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 """Buckets of question tokens. A question of 1,024 words, the longest accepted, has about 1,500."""
@@ -66,6 +66,8 @@ class Prepared:
         tokens: int32 [n], the question as the encoder reads it.
         found: its candidates.
         lengths: int32 [len(found.positions)], tokens of each.
+        note: what was done to a question that was too long, None for all others.
+        skipped: it was too long and is not answered.
     """
 
     number: int
@@ -73,6 +75,8 @@ class Prepared:
     tokens: npt.NDArray[np.int32]
     found: Found
     lengths: npt.NDArray[np.int32]
+    note: str | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,7 @@ class BatchMaker:
         finder: finds them.
         rows: queries in a batch (B).
         candidates: candidates in a row (m), as the device wants them.
+        long_questions: what is done with questions that the reader cannot take whole.
         clock: gets the seconds of `retrieve` (tokenising included) and `fetch`.
     """
 
@@ -116,11 +121,13 @@ class BatchMaker:
         *,
         rows: int,
         candidates: int,
+        long_questions: LongQuestions,
         clock: Clock,
     ) -> None:
         self._model, self._memory, self._finder, self._clock = model, memory, finder, clock
         self._rows, self._candidates = rows, candidates
         self._shapes = Shapes(model, memory.window)
+        self._questions = QuestionReader(model, self._shapes.longest_question, long_questions)
         self._buffer = np.empty((0, memory.window, memory.codec.code_bytes), np.uint8)
 
     def batches(self, queries: Iterable[Query], first: int) -> Iterator[Batch]:
@@ -132,14 +139,27 @@ class BatchMaker:
         iterator, number = iter(queries), first
         while group := list(islice(iterator, _LOOKED_UP)):
             with self._clock.stage("retrieve"):
-                tokens = self._model.question_tokens([query.question for query in group])
-                found = self._finder.find(group)
+                questions = self._questions.read(group)
+                found = self._find(group, questions)
                 counts = self._memory.token_counts(np.concatenate([each.positions for each in found]))
                 lengths = np.split(counts, np.cumsum([len(each.positions) for each in found])[:-1])
-            for query, ids, candidates, each in zip(group, tokens, found, lengths, strict=True):
-                check_question(query, len(ids), self._shapes.longest_question)
-                yield Prepared(number=number, query=query, tokens=ids, found=candidates, lengths=each)
+            for query, question, candidates, each in zip(group, questions, found, lengths, strict=True):
+                yield Prepared(
+                    number=number,
+                    query=query,
+                    tokens=question.tokens,
+                    found=candidates,
+                    lengths=each,
+                    note=question.note,
+                    skipped=question.skipped,
+                )
                 number += 1
+
+    def _find(self, queries: Sequence[Query], questions: Sequence[ReadQuestion]) -> list[Found]:
+        """The candidates of each query; those that are skipped need none."""
+        asked = [query for query, question in zip(queries, questions, strict=True) if not question.skipped]
+        found = iter(self._finder.find(asked) if asked else ())
+        return [Found.nothing() if question.skipped else next(found) for question in questions]
 
     def _grouped(self, prepared: Iterable[Prepared]) -> Iterator[tuple[Shape | None, list[Prepared]]]:
         """Groups of up to B queries of one shape, each as soon as it is full or its oldest query has waited enough."""
@@ -201,27 +221,6 @@ class BatchMaker:
 def passage_widths(window: int) -> list[int]:
     """Buckets of passage tokens where none has more than `window`, ascending: multiples of 16, and the window."""
     return sorted({min(window, -(-window * eighths // 128) * 16) for eighths in (2, 3, 4, 5, 6, 8)})
-
-
-def check_question(query: Query, tokens: int, most: int) -> None:
-    """InputError naming the query if its question has more tokens than the reader can take."""
-    if tokens > most:
-        raise InputError(f"{query.place}: the question has {tokens:,} tokens; this reader takes at most {most:,}")
-
-
-def check_questions(queries: Iterable[Query], model: LoadedModel, most: int) -> list[str]:
-    """What is wrong with the questions that could be too long, one line each (the first twenty), before any work."""
-    problems: list[str] = []
-    for query in queries:
-        # A token is at least a character, but for special ones and what normalisation adds.
-        if 2 * len(query.question) > most:
-            try:
-                check_question(query, len(model.question_tokens([query.question])[0]), most)
-            except InputError as error:
-                problems.append(str(error))
-                if len(problems) == 20:
-                    break
-    return problems
 
 
 def smallest(buckets: Sequence[int], length: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from ...reader.generation import GenerationConfig
 from ...reader.grounded import find_spans
 from ...reader.kilt import Provenance
 from ...reader.predictions import PredictionWriter
-from ...reader.queries import QueryFile
+from ...reader.queries import LongQuestions, QueryFile
 from ...storage.memory import Memory
 from ...storage.passage import Passage
 from ..index import open_index
@@ -57,6 +57,7 @@ class AnswerWork:
     generation: GenerationConfig
     precision: str
     brings: bool
+    long_questions: LongQuestions
     settings: tuple[tuple[str, Any], ...]
     shown: tuple[int, ...] = ()
     scores: bool = False
@@ -115,7 +116,13 @@ class RangeAnswerer:
             brought = Brought(self._memory, lambda: work.queries.read(first, stop))
         finder = CandidateFinder(limit=work.candidates, index=self._index, brought=brought if work.brings else None)
         maker = BatchMaker(
-            self._model, self._memory, finder, rows=work.rows, candidates=work.candidates, clock=self._clock
+            self._model,
+            self._memory,
+            finder,
+            rows=work.rows,
+            candidates=work.candidates,
+            long_questions=work.long_questions,
+            clock=self._clock,
         )
         tally = Tally()
         results = _Results(self, writer, tally, first, on_written)
@@ -137,6 +144,15 @@ class RangeAnswerer:
         return tally
 
 
+class _Prediction(NamedTuple):
+    """A line of the prediction file."""
+
+    id: str
+    answer: str
+    provenance: Sequence[Provenance]
+    note: str | None
+
+
 class _Results:
     """Turns what the device found into predictions and writes them in the order of the queries."""
 
@@ -151,7 +167,7 @@ class _Results:
         self._work, self._memory, self._model = owner._work, owner._memory, owner._model
         self._clock, self._writer, self._tally, self._on_written = owner._clock, writer, tally, on_written
         self._next = first
-        self._waiting: dict[int, tuple[str, str, Sequence[Provenance]]] = {}
+        self._waiting: dict[int, _Prediction] = {}
         self._shown = frozenset(owner._work.shown)
 
     def take(self, batch: Batch, answers: Answers | None) -> None:
@@ -160,8 +176,8 @@ class _Results:
             for row, each in enumerate(batch.queries):
                 self._waiting[each.number] = self._prediction(each, answers, row)
             while self._next in self._waiting:
-                id_, text, provenance = self._waiting.pop(self._next)
-                self._writer.write(id=id_, answer=text, provenance=provenance)
+                id_, text, provenance, note = self._waiting.pop(self._next)
+                self._writer.write(id=id_, answer=text, provenance=provenance, note=note)
                 self._next += 1
             if self._on_written is not None:
                 self._on_written(self._writer.written)
@@ -171,14 +187,15 @@ class _Results:
         if self._waiting:
             raise InputError(f"{self._work.queries.name}: it was changed while it was being answered")
 
-    def _prediction(self, each: Prepared, answers: Answers | None, row: int) -> tuple[str, str, Sequence[Provenance]]:
-        tally, found = self._tally, each.found
+    def _prediction(self, each: Prepared, answers: Answers | None, row: int) -> _Prediction:
+        tally, found, note = self._tally, each.found, _note(each)
         tally.answered += 1
         if answers is None:
-            tally.without_candidates += 1
+            tally.without_candidates += not each.skipped
+            tally.empty += each.skipped
             if each.number in self._shown:
                 tally.samples[each.number] = shown_query(each.query, "", [], found, None, ())
-            return each.query.id, "", []
+            return _Prediction(each.query.id, "", [], note)
         present = len(found.positions)
         chosen = [int(place) for place in answers.chosen[row] if place < present]
         tokens = answers.tokens[row, : answers.lengths[row]]
@@ -200,7 +217,7 @@ class _Results:
         if shown:
             every = self._memory.texts(found.positions)
             tally.samples[each.number] = shown_query(each.query, text, every, found, scores, chosen)
-        return each.query.id, text, provenance
+        return _Prediction(each.query.id, text, provenance, note)
 
     def _spelled(self, tokens: npt.NDArray[np.int32], passages: Sequence[Passage]) -> str | None:
         """A grounded answer as the best of the passages that hold it has it; None to decode its tokens."""
@@ -208,6 +225,17 @@ class _Results:
             source = passages[number]
             return self._model.spelled(source.title, source.text, source.tokens, start, start + len(tokens))
         return None
+
+
+def _note(each: Prepared) -> str | None:
+    """What is remarkable about a query's answer, None for most."""
+    notes = [] if each.note is None else [each.note]
+    if each.query.candidates == () and not each.skipped:
+        notes.append("the record has no provenance to answer from")
+    if each.found.lacking:
+        brought = len(each.query.candidates or ())
+        notes.append(f"the memory lacks {each.found.lacking:,} of the {brought:,} places of its provenance")
+    return "; ".join(notes) or None
 
 
 def _provenance(passage: Passage, score: float | None) -> Provenance:

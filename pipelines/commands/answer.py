@@ -6,7 +6,8 @@ from typing import Literal, cast
 
 import click
 
-from ...reader.queries import FORMATS
+from ...reader.queries import FORMATS, LONG_QUESTIONS, LongQuestions
+from ...reader.query_fields import parse_field_options
 from ..answer import DEFAULT_CANDIDATES, DEFAULT_SELECT, AnswerResult
 from ..answer import answer as answer_job
 from ..answering.range import CandidatesFrom
@@ -31,9 +32,7 @@ from .options import engine, json_option, print_json, runner_option, runner_opti
 @click.option(
     "--select",
     type=click.IntRange(min=1),
-    default=DEFAULT_SELECT,
-    show_default=True,
-    help="Passages kept after re-ranking, for the decoder.",
+    help=f"Passages kept after re-ranking, for the decoder.  [default: {DEFAULT_SELECT}, or all of fewer candidates]",
 )
 @click.option(
     "--candidates-from",
@@ -44,6 +43,22 @@ from .options import engine, json_option, print_json, runner_option, runner_opti
 )
 @click.option("--memory-version", type=click.IntRange(min=0), help="Version to answer from.  [default: the newest]")
 @click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of QUERIES.  [default: by content]")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="KIND=NAME",
+    help="Key or column of QUERIES that is the question, id or answers (--field question=Frage); may be repeated.",
+)
+@click.option(
+    "--long-questions",
+    type=click.Choice(LONG_QUESTIONS),
+    default="auto",
+    show_default=True,
+    help="Of a question too long for the reader, keep the end or start, answer nothing, or refuse the file; auto keeps "
+    "the end of a dialogue and the start of others.",
+)
+@click.option("--strict", is_flag=True, help="Refuse records without provenance, where candidates come from it.")
 @click.option("--beams", type=click.IntRange(min=1), default=1, show_default=True, help="Beams; 1 decodes greedily.")
 @click.option(
     "--max-answer-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Longest answer, in tokens."
@@ -75,10 +90,13 @@ def answer(
     model: str,
     output: str,
     candidates: int,
-    select: int,
+    select: int | None,
     candidates_from: str,
     memory_version: int | None,
     format_: str | None,
+    fields: tuple[str, ...],
+    long_questions: str,
+    strict: bool,
     beams: int,
     max_answer_tokens: int,
     length_penalty: float,
@@ -93,9 +111,10 @@ def answer(
 ) -> None:
     """Answer a file of questions from a memory.
 
-    QUERIES is KILT JSON lines, FiD JSON, CSV with a question column, or plain text with a question a line; - is
-    standard input. Predictions are written in KILT's format, in input order. Running the same command again goes on
-    after the last complete line.
+    QUERIES is JSON (lines or a list: KILT, FiD, NQ-open, HotpotQA, FlashRAG, BEIR), a table (CSV or TSV with a header,
+    MS MARCO's and DPR's without), or plain text with a question a line; plain or compressed; - is standard input. How
+    it was read is printed. Predictions are written in KILT's format, in input order. Running the same command again
+    goes on after the last complete line.
 
     With --runner, workers of a Beam runner answer ranges of the file; the result is the same to the byte.
 
@@ -119,6 +138,9 @@ def answer(
             grounded=grounded,
             report=report,
             format=format_,
+            fields=parse_field_options(fields),
+            long_questions=cast(LongQuestions, long_questions),
+            strict=strict,
             candidates_from=cast(CandidatesFrom, candidates_from),
             precision=cast(Literal["bfloat16", "float32"], precision),
             restart=restart,
@@ -138,6 +160,12 @@ def _text(result: AnswerResult) -> str:
         "time": f"{duration(result.seconds)}, {result.queries_per_second:,.2f} queries/s",
         "empty answers": result.empty + result.without_candidates,
     }
+    if result.long_questions:
+        facts["long questions"] = result.long_questions
+    if result.without_provenance:
+        facts["without provenance"] = result.without_provenance
+    if result.lacking:
+        facts["provenance not in memory"] = result.lacking
     if result.report is not None:
         facts["report"] = result.report
     rows = [

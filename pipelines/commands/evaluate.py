@@ -8,6 +8,8 @@ import click
 
 from ...reader.evaluation import RANKS, Evaluation
 from ...reader.evaluation import evaluate as evaluate_predictions
+from ...reader.query_fields import parse_field_options
+from ...reader.query_layout import FORMATS
 from ..tables import grid
 from .options import json_option, print_json
 
@@ -15,26 +17,37 @@ _SHOWN = ("accuracy", "em", "f1", "rougel", "Rprec", "recall@5", "KILT-em", "KIL
 
 
 @click.command()
-@click.argument("gold", type=click.Path(path_type=Path))
-@click.argument("guess", type=click.Path(path_type=Path))
+@click.argument("gold", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("guess", type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "--ranks",
     default=",".join(map(str, RANKS)),
     show_default=True,
     help="The k of recall@k and the other ranked metrics, separated by commas; --json has them all.",
 )
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of GOLD.  [default: by content]")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="KIND=NAME",
+    help="Key or column of GOLD that is the question, id or answers; may be repeated.",
+)
 @json_option
-def evaluate(gold: Path, guess: Path, ranks: str, as_json: bool) -> None:
+def evaluate(gold: Path, guess: Path, ranks: str, format_: str | None, fields: tuple[str, ...], as_json: bool) -> None:
     """Score predictions with KILT's metrics.
 
-    GOLD is a KILT file, or a directory with a file for each task; GUESS the predictions, a file or a directory with
-    files of the same names.
+    GOLD is any query file with answers or provenance that `glimmer answer` reads, or a directory with a KILT file for
+    each task; GUESS the predictions, or what KILT's own retrieval writes: a file, or a directory with files of the
+    same names. One of the two may be -, standard input.
 
     \b
     Example:
       glimmer evaluate nq-dev-kilt.jsonl nq-dev.predictions.jsonl
     """
-    found = evaluate_predictions(gold=gold, guess=guess, ranks=_ranks(ranks))
+    found = evaluate_predictions(
+        gold=gold, guess=guess, ranks=_ranks(ranks), format=format_, fields=parse_field_options(fields)
+    )
     for warning in found.warnings:
         click.echo(f"glimmer: warning: {warning}", err=True)
     print_json(found.to_json()) if as_json else click.echo(_table(found))
