@@ -6,7 +6,8 @@ checks raise `RecordError` with the reason a rejection is counted under.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,7 @@ def json_id(line: bytes, names: Sequence[str] = ID_NAMES) -> str:
     return known_id(record, names) or salvaged_id(line, names) if isinstance(record, dict) else ""
 
 
-def known_id(record: dict[str, Any], names: Sequence[str] = ID_NAMES) -> str:
+def known_id(record: Mapping[str, Any], names: Sequence[str] = ID_NAMES) -> str:
     """The id of a record that was refused, "" where it has none that can be used."""
     try:
         return id_field(record, *names)
@@ -79,7 +80,7 @@ def parse_json(line: bytes) -> dict[str, Any]:
         reason = "lone_surrogate" if "surrogate" in str(error) else "broken_json"
         raise RecordError(reason, f"not valid JSON: {error}") from error
     if not isinstance(record, dict):
-        raise RecordError("wrong_type", f"expected a JSON object, found {_kind(record)}")
+        raise RecordError("wrong_type", f"expected a JSON object, found {kind(record)}")
     return record
 
 
@@ -97,17 +98,30 @@ def text_field(record: dict[str, Any], name: str) -> str:
     if value is None:
         raise RecordError("missing_field", f"field '{name}' is missing or null")
     if not isinstance(value, str):
-        raise RecordError("wrong_type", f"field '{name}' is {_kind(value)}, expected a string")
+        raise RecordError("wrong_type", f"field '{name}' is {kind(value)}, expected a string")
     return value
 
 
-def title_field(record: dict[str, Any], name: str) -> str:
-    """A title, folded to one line; absent, null or blank titles are the empty string."""
-    value = record.get(name)
-    return "" if value is None else clean_title(text_field(record, name))
+def title_field(record: Mapping[str, Any], *names: str) -> str:
+    """A title, folded to one line: the first of the fields `names` that is there, a string or a number.
+
+    Absent, null, blank and not-a-number titles are the empty string.
+    """
+    for name in names:
+        value = record.get(name)
+        if value is None:
+            continue
+        if isinstance(value, float):
+            value = "" if math.isnan(value) else int(value) if value.is_integer() else value
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str):
+            raise RecordError("wrong_type", f"field '{name}' is {kind(value)}, expected a string or a number")
+        return clean_title(value)
+    return ""
 
 
-def id_field(record: dict[str, Any], *names: str) -> str:
+def id_field(record: Mapping[str, Any], *names: str) -> str:
     """The article's id: the first of the fields `names` that is there, a non-blank string or an integer."""
     for name in names:
         value = record.get(name)
@@ -116,7 +130,7 @@ def id_field(record: dict[str, Any], *names: str) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str):
-            raise RecordError("wrong_type", f"field '{name}' is {_kind(value)}, expected a string or an integer")
+            raise RecordError("wrong_type", f"field '{name}' is {kind(value)}, expected a string or an integer")
         return clean_id(value, name)
     raise RecordError("missing_field", f"field '{names[0]}' is missing or null")
 
@@ -153,6 +167,16 @@ def text_paragraphs(text: str) -> list[str]:
     return need_text([line for line in text.split("\n") if not blank(line)])
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
+    """What a value is in JSON's words, for messages."""
     kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return "null" if value is None else kinds.get(type(value), type(value).__name__)
+
+
+def row_id(line: bytes, column: int = 0) -> str:
+    """The id in a tab-separated line that was refused, "" where it cannot be told."""
+    cells = line.split(b"\t")
+    try:
+        return clean_id(decode(cells[column]).strip('"')) if column < len(cells) else ""
+    except RecordError:
+        return ""

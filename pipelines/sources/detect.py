@@ -2,102 +2,66 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from typing import Any, Final
-
-import orjson
+from collections.abc import Callable
+from typing import Final
 
 from ... import InputError
-from .files import GZIP_MAGIC, SourceFile, read_lines, reading
-from .tsv import dpr_header
+from .fields import FieldNames
+from .formats import FORMATS, SourceFormat
+from .layout import Layout
+from .sample import Sample, take_sample
+from .source_file import SourceFile
 
-FORMATS: Final = ("kilt", "wikipedia", "dpr", "msmarco", "tfds")
-PARQUET: Final = b"PAR1"
-_LINES_TRIED = 20
-_PEEK_BYTES = 4096
-_CONTROL = bytes({*range(9), *range(14, 32)})  # hardly ever in text; a stray NUL is no reason to refuse a file
-_OTHER_KINDS: Final = {
-    b"PK\x03\x04": "a zip archive",
-    b"BZh": "compressed with bzip2",
-    b"\xfd7zXZ": "compressed with xz",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd",
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
-}
+_MOST_SHOWN: Final = 12
 
 
-def is_parquet(file: SourceFile) -> bool:
-    """Whether the file is Parquet, by its magic."""
-    with reading(file) as stream:
-        return stream.read(4) == PARQUET
+def recognise(file: SourceFile, names: FieldNames, format: str | None = None) -> tuple[SourceFormat, Layout]:
+    """The format of a file and how it is read; `format` is the user's word for it.
+
+    Raises EmptyFileError for a file with nothing in it, InputError where no format fits, naming what was found.
+    """
+    sample = take_sample(file, _wanted(names))
+    if format is not None:
+        layout = FORMATS[format].sniff(sample, names, forced=True)
+        if layout is None:
+            raise InputError(f"{file.name}: cannot be read as {format}: {_found(sample, names)}")
+        return FORMATS[format], layout
+    for known in FORMATS.values():
+        layout = known.sniff(sample, names)
+        if layout is not None:
+            return known, layout
+    if sample.lines and sample.lines[0].lstrip().startswith(b"["):
+        raise InputError(f"{file.name}: a JSON list; write one object a line (jq -c '.[]' does)")
+    raise InputError(f"{file.name}: not recognised as a corpus: {_found(sample, names)}")
 
 
-def check_readable(file: SourceFile) -> None:
-    """Raise InputError for an empty file and for one that is neither text, gzipped text nor Parquet."""
-    with reading(file) as stream:
-        head = stream.read(_PEEK_BYTES)
-    if not head:
-        raise InputError(f"{file.name}: the file is empty")
-    if head.startswith(GZIP_MAGIC):
-        head = _inflate(head)
-    for magic, kind in _OTHER_KINDS.items():
-        if head.startswith(magic):
-            raise InputError(f"{file.name}: {kind}, which is not supported; make it plain or gzipped UTF-8 text")
-    if not head.startswith(PARQUET) and len(head) - len(head.translate(None, _CONTROL)) > len(head) // 50:
-        raise InputError(f"{file.name}: a binary file; expected JSON lines, TSV (plain or gzipped) or Parquet")
+def _wanted(names: FieldNames) -> Callable[[str], bool]:
+    known = {name.lower() for name in (*names.ids, *names.titles, *names.texts)}
+    chosen = {name for _, name in names.chosen}
+    return lambda column: column in chosen or column.lower() in known
 
 
-def detect(file: SourceFile) -> str:
-    """One of FORMATS, from the first lines that parse. Raises InputError where nothing is recognised."""
-    check_readable(file)
-    if is_parquet(file):
-        return "wikipedia"
-    lines = 0
-    for _, line in read_lines(file):
-        if found := _line_format(line):
-            return found
-        if not lines and line.lstrip().startswith(b"["):
-            raise InputError(f"{file.name}: a JSON list; write one object a line (jq -c '.[]' does)")
-        lines += 1
-        if lines == _LINES_TRIED:
-            break
-    if not lines:
-        raise InputError(f"{file.name}: the file has no lines with text")
-    raise InputError(
-        f"{file.name}: none of the formats {', '.join(FORMATS)} fits its first {lines} line(s); "
-        f"name one with --format if the file is right"
+def _found(sample: Sample, names: FieldNames) -> str:
+    """What a file holds instead, and what to do about it."""
+    if sample.container != "text":
+        present, what = list(sample.columns), "its columns are"
+    elif sample.records:
+        present, what = list(sample.records[0]), "its records have the fields"
+    elif b"\t" in sample.lines[0]:
+        present = sample.lines[0].decode("utf-8", "replace").split("\t")
+        what = f"its first line has {len(present)} tab-separated columns:"
+    else:
+        return f"its first {len(sample.lines)} line(s) are neither records nor a table; name its format with --format"
+    shown = ", ".join(_short(name) for name in present[:_MOST_SHOWN]) + (" …" if len(present) > _MOST_SHOWN else "")
+    for role, name in names.chosen:
+        if name not in present:
+            return f"{what} {shown}, and none of them is {name} (--field {role}={name})"
+    used = names.fitted(present).found(present)
+    missing = " and ".join(f"an article's {role}" for role in ("id", "text") if role not in used)
+    return (
+        f"{what} {shown}; none is known to hold {missing or 'an article'}: name them with --field id=… --field text=…"
     )
 
 
-def _line_format(line: bytes) -> str | None:
-    if line.lstrip().startswith(b"{"):
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            return None
-        return _json_format(record) if isinstance(record, dict) else None
-    if dpr_header(line):
-        return "dpr"
-    fields = line.split(b"\t")
-    if len(fields) == 3 and fields[0].strip() and fields[1].strip():
-        return "dpr"
-    if len(fields) == 2 and fields[0].strip().isdigit():
-        return "msmarco"
-    return None
-
-
-def _json_format(record: dict[str, Any]) -> str | None:
-    if isinstance(record.get("text"), list) and ("_id" in record or "wikipedia_id" in record):
-        return "kilt"
-    if isinstance(record.get("text"), str) and any(name in record for name in ("id", "_id", "docid")):
-        return "wikipedia"
-    return None
-
-
-def _inflate(head: bytes) -> bytes:
-    """As much of a gzipped head as can be read; damage is reported later, with its line, by the reader."""
-    try:
-        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(head, _PEEK_BYTES)
-    except (zlib.error, gzip.BadGzipFile):
-        return b""
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else name[:40] + "…"

@@ -1,182 +1,216 @@
-"""Files behind a source: local paths, directories, globs and fsspec URLs, opened as streams and read line by line.
+"""Files behind a source: a local path, a directory, a glob, a pipe or an fsspec URL, in a fixed order.
 
-A 35 GB file is never held: blocks of 1 MiB are decompressed and split as they come. Reading reports how far it is
-through the compressed file, for progress.
+What lies in a directory beside the corpus is left out and named: hidden files, empty ones, metadata, and the questions
+and judgements of a retrieval benchmark.
 """
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from glob import glob, has_magic
-from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
 import fsspec
+import orjson
 
 from ... import InputError, StorageError
+from ...storage.inputs import STDIN, input_file
+from ...storage.paths import local_path
+from .lines import read_lines as read_lines
+from .source_file import SourceFile, reading
 
-BLOCK_BYTES: Final = 1 << 20
-MAX_LINE_BYTES: Final = 1 << 30
-GZIP_MAGIC: Final = b"\x1f\x8b"
-BOM: Final = b"\xef\xbb\xbf"
+SAVED_STATE: Final = "state.json"  # of Hugging Face's save_to_disk
+_METADATA: Final = frozenset({"dataset_info", "dataset_dict", "readme", "license", "licence"})  # before the first dot
+_MOST_STATE_BYTES: Final = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFile:
-    """One file of a source. `name` is what messages and `place` call it; `size` is in bytes, compressed as it stands.
-
-    `stamp` changes when the content does: modification time in ns for local files, fsspec's `ukey` otherwise.
-    """
+class Skipped:
+    """A file that is not read, and why."""
 
     name: str
-    size: int
-    stamp: int | str
-    filesystem: Any = None
+    reason: str
 
-    def open(self) -> BinaryIO:
-        """The raw bytes. Raises InputError where the file cannot be opened."""
-        try:
-            if self.filesystem is None:
-                return open(self.name, "rb")
-            return cast(BinaryIO, self.filesystem.open(self.filesystem._strip_protocol(self.name), "rb"))
-        except OSError as error:
-            raise InputError(f"{self.name}: cannot be opened: {error.strerror or error}") from error
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of one source; `several` says that it may hold more than one, so that an empty one is no error."""
+
+    files: list[SourceFile]
+    skipped: list[Skipped] = field(default_factory=list)
+    several: bool = False
 
 
 def is_url(source: str) -> bool:
-    """Whether `source` is an fsspec URL such as gs://bucket/path."""
-    return "://" in source
+    """Whether `source` is an fsspec URL such as gs://bucket/path; `file://` is a local path."""
+    return "://" in source and not source.lower().startswith("file://")
 
 
 def resolve(source: str) -> list[SourceFile]:
-    """The files a source names, in a fixed order (sorted by path).
+    """The files a source names, in a fixed order (sorted by path). Raises InputError when there is nothing to read."""
+    return list_files(source).files
 
-    A directory stands for every file under it whose name does not begin with "." or "_". Raises InputError when there
-    is nothing to read.
+
+def list_files(source: str) -> Listing:
+    """The files a source names, sorted by path, and those that are left out.
+
+    A directory stands for every file under it. `-` is standard input. Raises InputError when there is nothing to read.
     """
-    return _resolve_url(source) if is_url(source) else _resolve_local(source)
+    if source == STDIN:
+        return Listing([_single(source)])
+    if is_url(source):
+        return _list_url(source)
+    path = local_path(source)
+    if path.is_dir():
+        return _selected(source, _entries(source, path))
+    if path.exists() or not has_magic(source):
+        return Listing([_single(source)])
+    matched = [p for p in sorted(glob(str(path), recursive=True)) if not os.path.isdir(p)]
+    if not matched:
+        raise InputError(f"{source}: no file matches; check the pattern")
+    relative = not (os.path.isabs(source) or source.startswith("~") or "://" in source)
+    entries = [(p, _entry(os.path.relpath(p) if relative else p, Path(p))) for p in matched]
+    return _selected(source, entries, hide=False)
 
 
-def _resolve_local(source: str) -> list[SourceFile]:
-    path = os.path.expanduser(source)
-    if os.path.isdir(path):
-        found = [str(p) for p in sorted(Path(path).rglob("*")) if p.is_file() and _visible(str(p.relative_to(path)))]
-        if not found:
-            raise InputError(f"{source}: the directory has no files to read")
-    elif os.path.exists(path) or not has_magic(path):
-        found = [path]
-    else:
-        found = sorted(p for p in glob(path, recursive=True) if os.path.isfile(p))
-        if not found:
-            raise InputError(f"{source}: no file matches")
+def _single(source: str) -> SourceFile:
+    file = input_file(source)
+    copied = isinstance(file.stamp, str)
+    return SourceFile(file.name, file.size, file.stamp, path=file.path, stream=file if copied else None)
+
+
+def _entries(source: str, root: Path) -> list[tuple[str, SourceFile | Skipped]]:
+    """(path inside the directory, file) of everything under `root` that is not a directory."""
+    base = root if source.startswith("~") or "://" in source else Path(source)
+    found = []
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        if not path.is_dir():
+            found.append((relative.as_posix(), _entry(str(base / relative), path)))
+    return found
+
+
+def _entry(name: str, path: Path) -> SourceFile | Skipped:
     try:
-        return [SourceFile(p, (s := os.stat(p)).st_size, s.st_mtime_ns) for p in found]
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: a link to a file that is not there; mend or remove it") from error
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}; check the path") from error
+        raise StorageError(f"{name}: cannot be read: {error.strerror}; check its permissions") from error
+    if not stat.S_ISREG(status.st_mode):
+        return Skipped(name, "not a regular file")
+    return SourceFile(name, status.st_size, status.st_mtime_ns, path=path)
 
 
-def _resolve_url(source: str) -> list[SourceFile]:
+def _list_url(source: str) -> Listing:
     try:
         filesystem, path = fsspec.core.url_to_fs(source)
     except (ImportError, ValueError) as error:
         raise InputError(f"{source}: {error}; install the extra of that store (gcp, s3)") from error
     try:
         if has_magic(path):
-            found = sorted(p for p in filesystem.glob(path) if filesystem.isfile(p))
+            found, root, several = sorted(p for p in filesystem.glob(path) if filesystem.isfile(p)), "", True
         elif filesystem.isdir(path):
-            root = path.rstrip("/") + "/"
-            found = sorted(p for p in filesystem.find(path) if _visible(p.removeprefix(root)))
+            found, root, several = sorted(filesystem.find(path)), path.rstrip("/") + "/", True
         else:
-            found = [path] if filesystem.exists(path) else []
+            found, root, several = [path] if filesystem.exists(path) else [], "", False
         if not found:
             raise InputError(f"{source}: nothing to read there; check the URL")
-        names = [str(filesystem.unstrip_protocol(p)) for p in found]
-        sizes = [int(filesystem.size(p) or 0) for p in found]
-        stamps = [str(filesystem.ukey(p)) for p in found]
+        entries = [(p.removeprefix(root), _url_file(filesystem, p)) for p in found]
     except OSError as error:
         raise InputError(f"{source}: cannot be listed: {error}") from error
-    return [SourceFile(n, s, k, filesystem) for n, s, k in zip(names, sizes, stamps, strict=True)]
+    return _selected(source, entries, hide=bool(root)) if several else Listing([file for _, file in entries])
 
 
-def _visible(relative: str) -> bool:
-    return not any(part.startswith((".", "_")) for part in relative.split("/"))
+def _url_file(filesystem: Any, path: str) -> SourceFile:
+    name = str(filesystem.unstrip_protocol(path))
+    return SourceFile(name, int(filesystem.size(path) or 0), str(filesystem.ukey(path)), filesystem)
 
 
-@contextmanager
-def reading(file: SourceFile) -> Iterator[BinaryIO]:
-    """The file's raw bytes; a failing disk or network inside the block becomes StorageError naming the file."""
-    stream = file.open()
-    try:
-        with stream:
-            yield stream
-    except OSError as error:
-        if isinstance(error, gzip.BadGzipFile):
-            raise
-        raise StorageError(f"{file.name}: reading failed: {error}; run the job again to resume") from error
+def _selected(source: str, entries: Sequence[tuple[str, SourceFile | Skipped]], *, hide: bool = True) -> Listing:
+    """The files of a directory or glob that may hold articles; `entries` have their path inside it.
 
-
-def read_lines(file: SourceFile, advance: Callable[[float], None] | None = None) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines (from 1) of a plain or gzipped file, without line ends; blank lines are counted, not yielded.
-
-    `advance` is told the share of the file read so far. Raises InputError for a truncated or damaged gzip (after every
-    whole line before the damage) and for a line of more than 1 GiB.
+    `hide` leaves out names that begin with "." or "_": a glob that matches one means it.
     """
-    with reading(file) as raw:
-        number, carry = 0, list[bytes]()
-        held = 0
-        blocks = _blocks(raw)
-        while block := _next(blocks, file, raw, number + 1):
-            if advance is not None:
-                advance(raw.tell() / file.size if file.size else 1.0)
-            head, *rest = block.split(b"\n")
-            carry.append(head)
-            held += len(head)
-            if held > MAX_LINE_BYTES:
-                raise InputError(
-                    f"{file.name}:{number + 1}: a line of more than {MAX_LINE_BYTES:,} bytes; not line data"
-                )
-            if not rest:
-                continue
-            rest.insert(0, b"".join(carry))
-            carry = [rest.pop()]
-            held = len(carry[0])
-            for line in rest:
-                number += 1
-                if number == 1:
-                    line = line.removeprefix(BOM)
-                if line and not line.isspace():
-                    yield number, line.removesuffix(b"\r")
-        line = b"".join(carry).removesuffix(b"\r")
-        if number == 0:
-            line = line.removeprefix(BOM)
-        if line and not line.isspace():
-            yield number + 1, line
+    paths = [relative for relative, _ in entries]
+    saved = {
+        parent: names
+        for relative, file in entries
+        if isinstance(file, SourceFile) and PurePosixPath(relative).name == SAVED_STATE
+        for parent, names in [(str(PurePosixPath(relative).parent), _saved_names(file))]
+        if names is not None
+    }
+    benchmarks = _benchmarks(paths)
+    files: list[SourceFile] = []
+    skipped: list[Skipped] = []
+    for relative, file in entries:
+        if isinstance(file, Skipped):
+            skipped.append(file)
+        elif hide and any(part.startswith((".", "_")) for part in relative.split("/")):
+            skipped.append(Skipped(file.name, "hidden"))
+        elif (reason := _reason(PurePosixPath(relative), file, saved, benchmarks)) is not None:
+            skipped.append(Skipped(file.name, reason))
+        else:
+            files.append(file)
+    for parent, names in saved.items():
+        if missing := [name for name in names if str(PurePosixPath(parent) / name) not in paths]:
+            raise InputError(f"{source}: {missing[0]}, which {parent}/{SAVED_STATE} names, is missing; copy it again")
+    if not files:
+        why = f" (skipped: {', '.join(sorted({s.reason for s in skipped}))})" if skipped else ""
+        raise InputError(f"{source}: no files to read there{why}; check the path")
+    return Listing(files, skipped, several=True)
 
 
-def _blocks(raw: BinaryIO) -> Iterator[bytes]:
-    """Decompressed blocks of a plain or gzipped stream."""
-    magic = raw.read(2)
-    raw.seek(0)
-    if magic == GZIP_MAGIC:
-        inflated = gzip.GzipFile(fileobj=raw)
-        # read1, not read: what stands before the damage in a broken file comes out before the error.
-        yield from iter(lambda: inflated.read1(BLOCK_BYTES), b"")
-    else:
-        yield from iter(lambda: raw.read(BLOCK_BYTES), b"")
+def _reason(
+    path: PurePosixPath, file: SourceFile, saved: dict[str, list[str]], benchmarks: set[PurePosixPath]
+) -> str | None:
+    """Why a file of a directory is left out; None for one that may hold articles."""
+    metadata = path.name.lower().split(".")[0] in _METADATA
+    if (names := saved.get(str(path.parent))) is not None:
+        if path.name in names:
+            return None
+        return "metadata" if metadata or path.name == SAVED_STATE else f"not named by {SAVED_STATE}"
+    if metadata:
+        return "metadata"
+    if any(parent in benchmarks for parent in _beside_corpus(path)):
+        return "questions or judgements"
+    return "empty" if not file.size else None
 
 
-def _next(blocks: Iterator[bytes], file: SourceFile, raw: BinaryIO, line: int) -> bytes:
-    """The next block, empty at the end; `line` is the line that is being read, for messages."""
+def _saved_names(file: SourceFile) -> list[str] | None:
+    """The data files that a `state.json` of `save_to_disk` names; None where it is some other file."""
+    with reading(file) as stream:
+        content = stream.read(_MOST_STATE_BYTES)
     try:
-        return next(blocks, b"")
-    except EOFError as error:
-        what = f"truncated gzip: the file ends at byte {file.size:,} inside this line or right before it"
-        raise InputError(f"{file.name}:{line}: {what}; fetch it again") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        what = f"damaged gzip near byte {raw.tell():,} ({error})"
-        raise InputError(f"{file.name}:{line}: {what}; fetch it again") from error
+        state = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(state, dict) or not isinstance(state.get("_data_files"), list):
+        return None
+    names = [item.get("filename") if isinstance(item, dict) else None for item in state["_data_files"]]
+    if not all(isinstance(name, str) and name and "/" not in name and name not in (".", "..") for name in names):
+        raise InputError(f"{file.name}: names data files that are not in its own directory; save the dataset again")
+    if state.get("_indices_data_files"):
+        raise InputError(f"{file.name}: the dataset is a selection of its rows; save it after flatten_indices()")
+    return [str(name) for name in names]
+
+
+def _benchmarks(paths: Iterable[str]) -> set[PurePosixPath]:
+    """Directories that hold a file or directory called `corpus`, as BEIR's do."""
+    found: set[PurePosixPath] = set()
+    for path in map(PurePosixPath, paths):
+        parts = path.parts
+        found.update(
+            PurePosixPath(*parts[:i]) for i, part in enumerate(parts) if part.split(".")[0].lower() == "corpus"
+        )
+    return found
+
+
+def _beside_corpus(path: PurePosixPath) -> Iterable[PurePosixPath]:
+    """The directories in which `path`, or a directory above it, is called queries or qrels."""
+    parts = path.parts
+    return (PurePosixPath(*parts[:i]) for i, p in enumerate(parts) if p.split(".")[0].lower() in ("queries", "qrels"))

@@ -14,29 +14,44 @@ from pathlib import Path
 from typing import Any
 
 from ... import InputError
-from .article import Article, Record, known_id
+from .article import Record, known_id
+from .fields import FieldNames
+from .files import SAVED_STATE
+from .layout import Layout
+from .records import record_article
 from .rejects import RecordError, Rejection, snippet
-from .wikipedia import article_of
 
 PREFIX = "tfds:"
+TFDS = "tfds"
+_FIELDS = FieldNames(ids=("id",), titles=("title",), texts=("text",))
 _CHUNK = 64
 
 
 def is_dataset_directory(path: str) -> bool:
-    """Whether a local directory is a prepared TFDS dataset."""
-    return os.path.isfile(os.path.join(path, "dataset_info.json"))
+    """Whether a local directory is a prepared TFDS dataset; Hugging Face writes a `dataset_info.json` as well."""
+    directory = Path(path)
+    return (
+        (directory / "dataset_info.json").is_file()
+        and not (directory / SAVED_STATE).exists()
+        and not any(directory.glob("*.arrow"))
+    )
 
 
-def read_tfds(source: str, advance: Callable[[float], None]) -> Iterator[Record]:
+def read_tfds(source: str, advance: Callable[[float], None], *, names: FieldNames | None = None) -> Iterator[Record]:
     """Articles of the dataset `source` (with or without "tfds:"); `advance` is told the share read so far.
+
+    `names` has the features that the user chose for id, title and text.
 
     Raises InputError when the dataset is not prepared, has no text, or is stored in a format that needs TensorFlow.
     """
     name, split = _parts(source)
     builder = _builder(name)
     features = set(builder.info.features or ())
-    if "text" not in features:
-        raise InputError(f"{source}: the dataset has no feature 'text' (found: {', '.join(sorted(features))})")
+    layout = Layout(names=names if names is not None and names.chosen else _FIELDS)
+    chosen = dict(layout.names.chosen)
+    for name in {"text": "text", **chosen}.values():
+        if name not in features:
+            raise InputError(f"{source}: the dataset has no feature '{name}' (found: {', '.join(sorted(features))})")
     splits = [split] if split else sorted(builder.info.splits)
     total = sum(_size(builder, s, source) for s in splits)
     done = 0
@@ -45,7 +60,7 @@ def read_tfds(source: str, advance: Callable[[float], None]) -> Iterator[Record]
         for start in range(0, len(examples), _CHUNK):
             positions = list(range(start, min(start + _CHUNK, len(examples))))
             for position, example in zip(positions, _fetch(examples, positions, source), strict=True):
-                yield _parse(example, f"{part}-{position}", f"{source}:{part}:{position}")
+                yield _parse(example, layout, f"{part}-{position}", f"{source}:{part}:{position}")
             done += len(positions)
             advance(done / total)
 
@@ -120,14 +135,14 @@ def _fetch(examples: Any, positions: list[int], source: str) -> list[Mapping[str
         raise InputError(f"{place} cannot be read: {_first_line(error)}; prepare the dataset again") from error
 
 
-def _parse(example: Mapping[str, Any], fallback_id: str, place: str) -> Record:
+def _parse(example: Mapping[str, Any], layout: Layout, fallback_id: str, place: str) -> Record:
+    names = layout.names
     article_id = ""
     try:
-        article_id = known_id({"id": _plain("id", example["id"])}) if "id" in example else fallback_id
-        record = {k: _plain(k, v) for k, v in example.items() if k in ("id", "title", "text")}
-        record.setdefault("id", fallback_id)
-        article: Article = article_of(record, place)
-        return article
+        record = {k: _plain(k, example[k]) for k in names.ids if k in example} or {names.ids[0]: fallback_id}
+        article_id = known_id(record, names.ids)
+        record |= {k: _plain(k, v) for k, v in example.items() if k in names.titles or k in names.texts}
+        return record_article(record, layout, place)
     except RecordError as error:
         return Rejection(place, error.reason, error.detail, snippet(str(dict(example))), article_id)
 
