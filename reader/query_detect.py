@@ -110,7 +110,9 @@ def _begins_list(text: bytes, whole: bool, name: str) -> bool:
             end = json.JSONDecoder(strict=False).raw_decode(decoded, start)[1]
         except ValueError:
             return False
-        return decoded[end:].lstrip()[:1] in (",", "]", "")
+        after = decoded[end:].lstrip()
+        # `["Imagine"] was sung by` is text; what follows another list's end is told when it is met.
+        return after[:1] in (",", "") or (after[0] == "]" and after[1:].lstrip()[:1] in ("", "["))
     if whole:
         try:
             json.loads(decoded)

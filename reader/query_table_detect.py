@@ -168,14 +168,14 @@ def _headless(lines: Sequence[str], wanted: str | None) -> Layout | None:
             return _by_number(delimiter, 2, {"question": 0, "answers": 1}, tsv=tabs, answer_lists=True)
         if answers and ids:
             return _by_number(delimiter, 3, {"id": 0, "question": 1, "answers": 2}, tsv=tabs, answer_lists=True)
-        spoken = sum(" " in row[1].strip() for row in alike) > 0.5 * len(alike)
+        spoken = sum(not _is_id(row[1]) for row in alike) > 0.5 * len(alike)  # and not pairs of ids
         if tabs and ids and width == 2 and spoken:
             return _by_number(delimiter, 2, {"id": 0, "question": 1}, tsv=True)
     return None
 
 
 def _is_id(cell: str) -> bool:
-    return 0 < len(cell) <= 64 and not any(map(str.isspace, cell)) and any(map(str.isdigit, cell))
+    return 0 < len(cell) <= 64 and cell.isascii() and " " not in cell.strip() and any(map(str.isdigit, cell))
 
 
 def _is_even(table: _Table) -> bool:

@@ -58,12 +58,13 @@ def test_duplicate_ids(world: Path, tmp_path: Path) -> None:
 
 def test_a_question_of_5000_words(world: Path, tmp_path: Path) -> None:
     path = questions(tmp_path, {"id": "a", "input": "kalo"}, {"id": "b", "input": "kalo " * 5000})
-    assert f"{path}:2: the question has 5,000 words" in refused(world, tmp_path, InputError, queries=path)
+    message = refused(world, tmp_path, InputError, queries=path, long_questions="fail")
+    assert f"{path}:2: the question has 5,000 words" in message
 
 
 def test_a_question_beyond_the_encoders_positions(world: Path, tmp_path: Path) -> None:
     path = questions(tmp_path, {"id": "a", "input": "kalo"}, {"id": "b", "input": "kalo " * 480})
-    message = refused(world, tmp_path, InputError, queries=path)
+    message = refused(world, tmp_path, InputError, queries=path, long_questions="fail")
     assert f"{path}:2: the question has 482 tokens; this reader takes at most 464" in message
 
 
@@ -136,7 +137,25 @@ def test_more_selected_than_read(world: Path, tmp_path: Path) -> None:
 
 def test_provenance_of_a_file_that_has_none(world: Path, tmp_path: Path) -> None:
     message = refused(world, tmp_path, InputError, candidates_from="provenance")
-    assert "no provenance" in message
+    assert "none of its 1 records has provenance" in message
+
+
+def test_records_without_provenance_where_every_one_must_have_some(world: Path, tmp_path: Path) -> None:
+    page = {"wikipedia_id": "1003"}
+    known = {"id": "a", "input": "kalo", "output": [{"provenance": [page]}]}
+    lacking = {"id": "b", "input": "kalo", "output": [{"provenance": [page | {"wikipedia_id": "7"}]}]}
+    path = questions(tmp_path, known, lacking, {"id": "c", "input": "kalo", "output": [{"answer": "x"}]})
+    message = refused(world, tmp_path, InputError, queries=path, candidates_from="provenance", strict=True)
+    assert f"{path}:2: page '7' is not in version 1" in message
+    assert f"{path}:3: no provenance to answer from" in message
+
+
+def test_a_table_whose_question_cannot_be_told(world: Path, tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text("nummer,frage\n1,kalo terlo?\n2,mishami?\n")
+    message = refused(world, tmp_path, InputError, queries=path)
+    assert "the columns nummer, frage" in message
+    assert "--field question=NAME" in message
 
 
 def test_standard_input_with_a_runner(world: Path, tmp_path: Path) -> None:

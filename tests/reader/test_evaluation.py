@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 from pathlib import Path
 
@@ -136,3 +138,84 @@ def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "gold", gold("a"))
     with pytest.raises(UsageError, match="no metric 'bleu'"):
         evaluate(gold=file, guess=write(tmp_path / "guess", guess("a"))).table(["bleu"])
+
+
+# Gold of any format; what KILT's own retrieval writes.
+
+
+def retrieved(id: str, *pages: str, gold: tuple[str, ...] = ()) -> dict[str, object]:
+    """A line as KILT's retrieval baselines write it: scores as strings, and copies of the gold answers at the end."""
+    found = [{"score": "81.5", "text": "t", "wikipedia_title": f"Page {page}", "wikipedia_id": page} for page in pages]
+    return {"id": id, "input": "?", "output": [{"provenance": found}, *({"answer": answer} for answer in gold)]}
+
+
+def test_kilts_own_retrieval_is_scored_by_its_pages_alone(tmp_path: Path) -> None:
+    file = write(tmp_path / "gold", gold("a", page="1"), gold("b", page="2"))
+    guesses = write(
+        tmp_path / "guess", retrieved("a", "1", "9", gold=("yes",)), retrieved("b", "9", "2", gold=("yes",))
+    )
+    found = evaluate(gold=file, guess=guesses)
+    assert found.metrics["Rprec"] == 0.5
+    assert found.metrics["recall@5"] == 1
+    assert found.metrics["em"] == 0, "the gold answer copied into the file is no answer of the system's"
+    assert any("2 predictions have pages but no answer" in warning for warning in found.warnings)
+
+
+def test_pages_of_several_outputs_count_in_their_order(tmp_path: Path) -> None:
+    pages = [{"provenance": [{"wikipedia_id": page}]} for page in ("9", "1")]
+    alone = {"id": "a", "output": pages}
+    answered = {"id": "a", "output": [{"answer": "yes"}, *pages]}
+    behind = {"id": "a", "output": [pages[0], {"answer": "yes", **pages[1]}]}
+    file = write(tmp_path / "gold", gold("a"))
+    for record, em in ((alone, 0), (answered, 1), (behind, 1)):
+        metrics = evaluate(gold=file, guess=write(tmp_path / "guess", record), ranks=[1, 2]).metrics
+        assert (metrics["em"], metrics["Rprec"], metrics["precision@2"]) == (em, 0, 0.5)
+
+
+@pytest.mark.parametrize("score", ["high", "nan", "", "inf"])
+def test_a_score_that_is_no_number_is_told(tmp_path: Path, score: str) -> None:
+    record = retrieved("a", "1")
+    record["output"][0]["provenance"][0]["score"] = score  # type: ignore[index]
+    with pytest.raises(InputError, match=f"guess:1: score must be a number, not '{score}'"):
+        evaluate(gold=write(tmp_path / "gold", gold("a")), guess=write(tmp_path / "guess", record))
+
+
+def test_gold_may_be_a_table_and_is_named_by_fields_where_it_must(tmp_path: Path) -> None:
+    (tmp_path / "gold.csv").write_text("nr,frage,antwort\na,who?,yes\nb,what?,\"['no', 'never']\"\n")
+    guesses = write(tmp_path / "guess", guess("a", "yes"), guess("b", "never"))
+    fields = {"question": "frage", "id": "nr", "answers": "antwort"}
+    assert evaluate(gold=tmp_path / "gold.csv", guess=guesses, fields=fields).metrics["em"] == 1
+    with pytest.raises(InputError, match="the columns nr, frage, antwort"):
+        evaluate(gold=tmp_path / "gold.csv", guess=guesses)
+
+
+def test_a_gold_file_without_answers_is_told(tmp_path: Path) -> None:
+    (tmp_path / "gold.txt").write_text("who?\nwhat?\n")
+    with pytest.raises(InputError, match=r"has no answers to compare with \(it was read as .*: text, 2 queries"):
+        evaluate(gold=tmp_path / "gold.txt", guess=write(tmp_path / "guess", guess("1"), guess("2")))
+
+
+def test_a_gold_question_may_be_as_long_as_it_is(tmp_path: Path) -> None:
+    gold_file = write(tmp_path / "gold", {"question": "who " * 2_000, "answer": ["yes"]})
+    assert evaluate(gold=gold_file, guess=write(tmp_path / "guess", guess("0"))).metrics["em"] == 1
+
+
+def test_compressed_files_and_standard_input_are_read(tmp_path: Path) -> None:
+    file, guesses = write(tmp_path / "gold", gold("a")), write(tmp_path / "guess", guess("a", "yes", "1"))
+    packed = tmp_path / "packed"
+    packed.write_bytes(gzip.compress(guesses.read_bytes()))
+    for found in (
+        evaluate(gold=file, guess=packed),
+        evaluate(gold=file, guess="-", stdin=io.BytesIO(packed.read_bytes())),
+        evaluate(gold=Path("-"), guess=guesses, stdin=io.BytesIO(file.read_bytes())),
+    ):
+        assert (found.metrics["em"], found.metrics["Rprec"]) == (1, 1)
+    with pytest.raises(UsageError, match="cannot both be standard input"):
+        evaluate(gold="-", guess="-")
+
+
+def test_a_directory_of_compressed_files_has_a_task_a_file(tmp_path: Path) -> None:
+    for name, record in (("gold", gold("a")), ("guess", guess("a"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "nq-dev-kilt.jsonl.gz").write_bytes(gzip.compress(json.dumps(record).encode()))
+    assert list(evaluate(gold=tmp_path / "gold", guess=tmp_path / "guess").tasks) == ["nq"]
