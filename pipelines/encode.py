@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from .encoding.passages import DEFAULT_WORDS
 from .encoding.plan import PlanSummary, plan
 from .engines import Engine
 from .progress import Progress, Quiet
-from .sources import source_identity
+from .sources import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,8 @@ def encode(
     model: str,
     codec: str = "int8",
     format: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    mixed: bool = False,
     passage_words: int = DEFAULT_WORDS,
     precision: str = "bfloat16",
     strict: bool = False,
@@ -97,11 +99,13 @@ def encode(
     """Encodes `sources` into a new memory, or goes on with a job that was cut.
 
     Args:
-        sources: paths, directories, globs, fsspec URLs or `tfds:` names.
+        sources: paths, directories, globs, fsspec URLs, `-` or `tfds:` names.
         memory: the directory to make.
         model: a model directory or a built-in name.
         codec: how token representations are stored: `float32`, `bfloat16` or `int8`.
         format: the sources' format; None tells it from their content.
+        fields: role (`id`, `title`, `text`) -> the field that holds it; None takes the known names.
+        mixed: files of one source may have different formats.
         passage_words: words aimed at in a passage.
         precision: of the encoder's products, `bfloat16` or `float32`.
         strict: stop at the first record that cannot be used instead of setting it aside.
@@ -117,8 +121,9 @@ def encode(
     loaded = load_model(model)
     stored_as = make_codec(codec, loaded.config.encoder.d_model)
     identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=precision)
+    corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
     depends_on = {
-        "sources": [source_identity(source) for source in sources],
+        "sources": corpus.identity(),
         "format": format,
         "strict": strict,
         "fingerprint": loaded.fingerprint,
@@ -127,6 +132,8 @@ def encode(
         "codec": dict(identity.codec),
         "shapes": identity.shapes,
     }
+    if fields:
+        depends_on["fields"] = dict(fields)
     job = job_id("encode", depends_on)
     rejects = directory / JOBS / f"{job}.rejected.jsonl"
     done = _check_memory(directory, identity, job, sources)
@@ -143,21 +150,24 @@ def encode(
         planned = ledger.read_plan()
         if planned is None:
             remove_tree(directory / SEGMENTS / segment_id(job))  # of a plan that was cut, or whose ledger is gone
+            for line in corpus.describe():
+                progress.say(line)
             with timed(seconds, "plan"):
                 progress.stage("plan", total=None, unit="passages")
                 summary = plan(
-                    sources=sources,
+                    sources=corpus,
                     tokenise=loaded.passage_tokens,
                     window=identity.passages.window,
                     writer=SegmentWriter(directory, segment_id(job)),
                     passage_words=passage_words,
-                    format=format,
                     strict=strict,
                     rejects_path=rejects,
                     progress=plan_listener(progress),
                 )
                 progress.done()
                 ledger.write_plan(summary.to_json())
+            for line in corpus.notes():
+                progress.say(line)
         else:
             summary = PlanSummary.from_json(planned)
             progress.say(f"going on with job {job}: {ledger.progress().rows:,} of {summary.passages:,} passages done")

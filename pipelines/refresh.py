@@ -13,7 +13,7 @@ corpus twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,8 @@ def refresh(
     memory: str | Path,
     model: str | None = None,
     format: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    mixed: bool = False,
     strict: bool = False,
     partial: bool = False,
     deleted: str | Path | None = None,
@@ -119,6 +121,8 @@ def refresh(
         memory: the memory's directory.
         model: a model directory or a built-in name; None takes the one that memory.json names.
         format: the sources' format; None tells it from their content.
+        fields: role (`id`, `title`, `text`) -> the field that holds it; None takes the known names.
+        mixed: files of one source may have different formats.
         strict: stop at the first record that cannot be used instead of setting it aside.
         partial: articles that the sources do not hold stay.
         deleted: with `partial`, a file of ids of articles to drop, one a line.
@@ -132,7 +136,7 @@ def refresh(
     version stays what it was then; what was encoded is kept for a next try, except after a conflict.
     """
     progress = progress or Quiet()
-    job = RefreshJob(sources, memory, model, format, strict, partial, deleted)
+    job = RefreshJob(sources, memory, model, format, strict, partial, deleted, fields, mixed)
     _forget_finished(job.directory, job.base)
     seconds: dict[str, float] = {}
     with job.ledger.lock():
@@ -168,13 +172,15 @@ def refresh_dry_run(
     memory: str | Path,
     model: str | None = None,
     format: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    mixed: bool = False,
     strict: bool = False,
     partial: bool = False,
     deleted: str | Path | None = None,
     progress: Progress | None = None,
 ) -> RefreshPlan:
     """What `refresh` with the same arguments would change; writes nothing. Raises as `refresh` does."""
-    job = RefreshJob(sources, memory, model, format, strict, partial, deleted)
+    job = RefreshJob(sources, memory, model, format, strict, partial, deleted, fields, mixed)
     progress = progress or Quiet()
     comparison, summary, changes, counts = job.compare(None, progress)
     return RefreshPlan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ..encode import EncodeResult
@@ -10,8 +12,8 @@ from ..encoding.dry_run import DryRun
 from ..encoding.dry_run import dry_run as dry_run_job
 from ..encoding.passages import DEFAULT_WORDS
 from ..progress import TerminalProgress
-from ..sources import FORMATS
 from ..tables import duration, pairs, size
+from .corpus_options import corpus_arguments, corpus_options
 from .options import engine, json_option, print_json, runner_option, runner_options_option
 
 
@@ -26,7 +28,7 @@ from .options import engine, json_option, print_json, runner_option, runner_opti
     show_default=True,
     help="How token representations are stored.",
 )
-@click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of the sources.  [default: by content]")
+@corpus_options
 @click.option(
     "--passage-words", type=click.IntRange(min=1), default=DEFAULT_WORDS, show_default=True, help="Words in a passage."
 )
@@ -48,6 +50,8 @@ def encode(
     model: str,
     codec: str,
     format_: str | None,
+    fields: tuple[str, ...],
+    mixed: bool,
     passage_words: int,
     precision: str,
     strict: bool,
@@ -58,55 +62,32 @@ def encode(
 ) -> None:
     """Encode a corpus into a committed memory.
 
-    SOURCE is a KILT knowledge source, Wikipedia as JSON lines or Parquet, DPR's or MS MARCO's passages (files,
-    directories, globs or URLs), or a TensorFlow dataset (tfds:wikipedia/20230601.en). Running the same command again
-    resumes a job that was cut.
+    SOURCE is a file, a directory, a glob, a URL, standard input (-), or a TensorFlow dataset
+    (tfds:wikipedia/20230601.en). JSON lines, Parquet, Arrow and tab-separated files with an id, a text and perhaps a
+    title are read under the names that corpora usually give these; see `docs/encode.md` for the formats. Running the
+    same command again resumes an interrupted job.
 
     \b
     Example:
       glimmer encode kilt_knowledgesource.json --memory wiki.memory --model minilm
     """
+    arguments: dict[str, Any] = {
+        "sources": sources,
+        "model": model,
+        "codec": codec,
+        "passage_words": passage_words,
+        "precision": precision,
+        "strict": strict,
+        **corpus_arguments(format_, fields, mixed),
+    }
     if dry_run:
         with TerminalProgress() as progress:
-            expected = _dry_run(sources, model, codec, format_, passage_words, precision, strict, progress)
+            expected = dry_run_job(**arguments, progress=progress)
         print_json(expected.to_json()) if as_json else click.echo(_dry_run_table(expected))
         return
     with TerminalProgress() as progress:
-        result = encode_job(
-            sources=sources,
-            memory=memory,
-            model=model,
-            codec=codec,
-            format=format_,
-            passage_words=passage_words,
-            precision=precision,
-            strict=strict,
-            engine=engine(runner, runner_options),
-            progress=progress,
-        )
+        result = encode_job(**arguments, memory=memory, engine=engine(runner, runner_options), progress=progress)
     print_json(result.to_json()) if as_json else click.echo(summary(result))
-
-
-def _dry_run(
-    sources: tuple[str, ...],
-    model: str,
-    codec: str,
-    format_: str | None,
-    passage_words: int,
-    precision: str,
-    strict: bool,
-    progress: TerminalProgress,
-) -> DryRun:
-    return dry_run_job(
-        sources=sources,
-        model=model,
-        codec=codec,
-        format=format_,
-        passage_words=passage_words,
-        precision=precision,
-        strict=strict,
-        progress=progress,
-    )
 
 
 def summary(result: EncodeResult) -> str:

@@ -10,8 +10,8 @@ from ..progress import TerminalProgress
 from ..refresh import RefreshPlan, RefreshResult, refresh_dry_run
 from ..refresh import refresh as refresh_job
 from ..refreshing.job import RefreshCounts
-from ..sources import FORMATS
 from ..tables import duration, pairs, size
+from .corpus_options import corpus_arguments, corpus_options
 from .diff import shortened
 from .options import engine, json_option, print_json, runner_option, runner_options_option
 
@@ -20,7 +20,7 @@ from .options import engine, json_option, print_json, runner_option, runner_opti
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.option("--memory", required=True, type=click.Path(), help="Directory of the memory to bring up to date.")
 @click.option("--model", help="A model with the same memory encoder.  [default: the one the memory names]")
-@click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of the sources.  [default: by content]")
+@corpus_options
 @click.option("--partial", is_flag=True, help="SOURCE holds only new and changed articles; all others stay.")
 @click.option("--deleted", type=click.Path(), help="With --partial: a file of article ids to drop, one a line.")
 @click.option("--strict", is_flag=True, help="Stop at the first bad record instead of setting it aside.")
@@ -38,6 +38,8 @@ def refresh(
     memory: str,
     model: str | None,
     format_: str | None,
+    fields: tuple[str, ...],
+    mixed: bool,
     partial: bool,
     deleted: str | None,
     strict: bool,
@@ -62,10 +64,10 @@ def refresh(
         "sources": sources,
         "memory": memory,
         "model": model,
-        "format": format_,
         "strict": strict,
         "partial": partial,
         "deleted": deleted,
+        **corpus_arguments(format_, fields, mixed),
     }
     with TerminalProgress() as progress:
         if dry_run:

@@ -7,8 +7,8 @@ shape that the corpus needs is run on this machine, and multiplied.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from ...encoders.models import load_model
 from ...storage.codecs import make_codec
 from ..costs import encoder_layer_cost
 from ..progress import Progress, Quiet
+from ..sources import Corpus
 from .job import plan_listener
 from .passages import DEFAULT_WORDS
 from .plan import PlanSummary, plan
@@ -40,6 +41,7 @@ class DryRun:
         compilations: programs the job compiles.
         seconds: expected time of the encode stage here, from one timed batch of each shape, plus the plan's.
         devices: what it was timed on.
+        corpus: the formats met by file, and what was skipped.
     """
 
     plan: PlanSummary
@@ -51,6 +53,7 @@ class DryRun:
     compilations: int
     seconds: float
     devices: str
+    corpus: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able, for `--json`."""
@@ -63,6 +66,8 @@ def dry_run(
     model: str,
     codec: str = "int8",
     format: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    mixed: bool = False,
     passage_words: int = DEFAULT_WORDS,
     precision: str = "bfloat16",
     strict: bool = False,
@@ -73,17 +78,21 @@ def dry_run(
     enable_compilation_cache()
     loaded = load_model(model)
     config = loaded.config
+    corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
+    for line in corpus.describe():
+        progress.say(line)
     progress.stage("plan", total=None, unit="passages")
     summary = plan(
-        sources=sources,
+        sources=corpus,
         tokenise=loaded.passage_tokens,
         window=config.window,
         passage_words=passage_words,
-        format=format,
         strict=strict,
         progress=plan_listener(progress),
     )
     progress.done()
+    for line in corpus.notes():
+        progress.say(line)
     stored_as = make_codec(codec, config.encoder.d_model)
     shapes = default_shapes(config.window)
     devices = jax.local_device_count()
@@ -111,6 +120,7 @@ def dry_run(
         compilations=encoder.compilations,
         seconds=seconds,
         devices=f"{devices} x {jax.local_devices()[0].device_kind}",
+        corpus=corpus.to_json(),
     )
 
 

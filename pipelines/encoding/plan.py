@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from ... import InputError, UsageError
 from ...storage.passage import SHARD_ROWS, Passage, content_hash
-from ..sources import read_articles
+from ..sources import Corpus
 from ..sources.article import Article, Record, blank
 from ..sources.rejects import Rejection, RejectLog, snippet
 from .passages import DEFAULT_WORDS, PassageDraft, cut_article, passage_id, split_draft
@@ -130,7 +130,7 @@ class PlanSummary:
 
 def plan(
     *,
-    sources: Sequence[str | os.PathLike[str]],
+    sources: Corpus | Sequence[str | os.PathLike[str]],
     tokenise: Tokenise,
     window: int,
     writer: TextWriter | None = None,
@@ -145,13 +145,13 @@ def plan(
     """Cut `sources` into passages and write them, shard by shard.
 
     Args:
-        sources: as `sources.read_articles` takes them; articles keep that order, and so do rows.
+        sources: a corpus, or the names of its sources; articles keep that order, and so do rows.
         tokenise: called from one thread, about a thousand passages at a time.
         window: most tokens a passage may have; longer passages are split, never truncated.
         writer: gets shard 0, 1, …, each of 1,024 passages but the last; None counts only (a dry run).
         base: what is there already; only other passages are tokenised and written. None writes all.
         passage_words: words aimed at in a passage.
-        format: one of `sources.FORMATS`, or None to tell it from content.
+        format: of sources given by name: one of `sources.FORMATS`, or None to tell it from content.
         strict: stop at the first record that cannot be used instead of setting it aside.
         may_be_empty: accept sources without a usable article, or no sources at all.
         rejects_path: JSON-lines file for records set aside; None counts them only.
@@ -177,7 +177,8 @@ def plan(
 
         rows = _Rows(writer, window, base, tokenise_late)
         pending: deque[Future[list[_Fitted]]] = deque()
-        records = read_articles(sources, format=format, advance=advance) if sources or not may_be_empty else ()
+        corpus = sources if isinstance(sources, Corpus) else Corpus(sources, format=format, may_be_empty=may_be_empty)
+        records = corpus.read(advance)
         for batch in _batches(_drafts(records, rejects, passage_words, base), _BATCH):
             pending.append(tokenising.submit(_fit, batch, tokenise, window, base))
             if len(pending) > _AHEAD:
@@ -193,7 +194,8 @@ def plan(
     if not rows.passages and not may_be_empty:
         where = f"; see {rejects.path}" if rejects.path else ""
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejects.counts.items()))
-        raise InputError(f"{', '.join(map(str, sources))}: no article can be used ({reasons or 'no records'}){where}")
+        named = ", ".join(map(str, corpus.sources))
+        raise InputError(f"{named}: no article can be used ({reasons or 'no records'}){where}")
     return rows.summary(dict(sorted(rejects.counts.items())), time.monotonic() - begun)
 
 

@@ -27,7 +27,7 @@ from ..encoding.job import Encoding, encode_segment, job_id, plan_listener, plan
 from ..encoding.plan import PlanSummary, TextWriter, plan
 from ..engines import Engine
 from ..progress import Progress
-from ..sources import source_identity
+from ..sources import Corpus, source_identity
 from ..sources.files import read_lines, resolve
 from .changes import Changes, Comparison, articles_with, count_articles, files_to_replace, surviving_rows
 
@@ -78,18 +78,21 @@ class RefreshJob:
         strict: bool = False,
         partial: bool = False,
         deleted: str | Path | None = None,
+        fields: Mapping[str, str] | None = None,
+        mixed: bool = False,
     ) -> None:
         if deleted is not None and not partial:
             raise UsageError("a list of deleted articles goes with a partial feed: add --partial, or leave it out")
         if not sources and deleted is None:
             raise UsageError("no source given")
         self.sources, self.format, self.strict, self.partial = list(map(str, sources)), format, strict, partial
+        self.corpus = Corpus(self.sources, format=format, fields=fields, mixed=mixed, may_be_empty=partial)
         self.deleted = None if deleted is None else str(deleted)
         self.directory = Path(memory)
         self.base = Memory.open(self.directory)
         identity = self.base.identity
         depends_on = {
-            "sources": [source_identity(source) for source in self.sources],
+            "sources": self.corpus.identity(),
             "deleted": None if self.deleted is None else source_identity(self.deleted),
             "partial": partial,
             "format": format,
@@ -98,6 +101,8 @@ class RefreshJob:
             "content": self.base.manifest.content_sha256,
             "identity": self.base.manifest.identity_sha256,
         }
+        if fields:
+            depends_on["fields"] = dict(fields)
         self.encoding = Encoding.checked(_model(model, self.base), identity, self.directory)
         self.name = job_id("refresh", depends_on)
         self.ledger = Ledger(self.directory, self.name)
@@ -166,21 +171,24 @@ class RefreshJob:
         settings = self.base.identity.passages
         comparison = Comparison(self.base, partial=self.partial, examples=EXAMPLES)
         gone = set() if self.deleted is None else _article_ids(self.deleted)
+        for line in self.corpus.describe():
+            progress.say(line)
         progress.stage("plan", total=None, unit="passages")
         summary = plan(
-            sources=self.sources,
+            sources=self.corpus,
             tokenise=self.encoding.model.passage_tokens,
             window=settings.window,
             writer=writer,
             base=comparison,
             passage_words=settings.words,
-            format=self.format,
             strict=self.strict,
             may_be_empty=bool(gone),
             rejects_path=rejects,
             progress=plan_listener(progress),
         )
         progress.done()
+        for line in self.corpus.notes():
+            progress.say(line)
         if both := sorted(gone & comparison.met):
             raise InputError(
                 f"{self.deleted}: article {both[0]!r} is to be deleted and is in the sources too"

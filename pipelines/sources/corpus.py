@@ -56,6 +56,7 @@ class Corpus:
         format: one of FORMAT_NAMES, or None to tell it from each file's content.
         fields: role (`id`, `title`, `text`) -> the field that holds it; None takes the known names.
         mixed: files of one source may have different formats.
+        may_be_empty: files with nothing in them are skipped wherever they are, and there may be no source at all.
 
     Attributes:
         skipped: files that are not read, and why; complete after `look`.
@@ -66,6 +67,7 @@ class Corpus:
     format: str | None = None
     fields: Mapping[str, str] | None = None
     mixed: bool = False
+    may_be_empty: bool = False
     skipped: list[Skipped] = field(default_factory=list, init=False)
     left_out: Counter[str] = field(default_factory=Counter, init=False)
     _parts: list[Part] | None = field(default=None, init=False, repr=False)
@@ -75,7 +77,7 @@ class Corpus:
             raise UsageError(f"unknown format '{self.format}'; known: {', '.join(FORMAT_NAMES)}")
         self._names = FieldNames.of(self.fields)
         given = [os.fspath(source) for source in self.sources]
-        if not given:
+        if not given and not self.may_be_empty:
             raise UsageError("no source given")
         if given.count("-") > 1:
             raise UsageError("standard input (-) is named twice; name it once")
@@ -159,13 +161,13 @@ class Corpus:
             try:
                 format, layout = recognise(file, self._names, self.format)
             except EmptyFileError as error:
-                if not listing.several:
+                if not (listing.several or self.may_be_empty):
                     raise
                 empty = error
                 self.skipped.append(Skipped(file.name, "empty"))
                 continue
             parts.append(Part(file, format, layout, max(1, file.size)))
-        if not parts:
+        if not parts and not self.may_be_empty:
             raise InputError(f"{source}: no articles to read there: every file is empty; check the path") from empty
         if not self.mixed and self.format is None:
             _check_uniform(source, parts)
@@ -195,8 +197,8 @@ def _files_identity(listing: Listing) -> dict[str, Any]:
 
 def _check_uniform(source: str, parts: Sequence[Part]) -> None:
     """InputError where files of one source have different formats, or their ids or texts under different names."""
-    first = parts[0]
-    for part in parts:
+    for part in parts[1:]:
+        first = parts[0]
         if _kind(part) != _kind(first):
             raise InputError(
                 f"{source}: files of different formats: {first.name} is {_shown(first)}, "

@@ -295,7 +295,7 @@ def test_a_refusal_leaves_the_memory_as_it_was(memory: Path, corpus: Texts, tmp_
     for says, error, options in (
         (r"bad\.jsonl:2", InputError, {"sources": [str(bad)], "strict": True}),
         ("no article can be used", InputError, {"sources": [str(empty)]}),
-        ("No such", InputError, {"sources": [str(tmp_path / "absent.jsonl")]}),
+        ("no such", InputError, {"sources": [str(tmp_path / "absent.jsonl")]}),
         ("no source", UsageError, {"sources": []}),
         ("--partial", UsageError, {"sources": [feed], "deleted": gone}),
         ("'a1' is to be deleted", InputError, {"sources": [feed], "partial": True, "deleted": gone}),
