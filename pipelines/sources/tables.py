@@ -111,6 +111,7 @@ def _open(stream: BinaryIO, name: str, container: str) -> tuple[pa.Schema, _Batc
 
 
 def _open_arrow(stream: BinaryIO, name: str) -> tuple[pa.Schema, _Batches, int | None]:
+    stream.seek(0)
     head = stream.read(6)
     stream.seek(0)
     reader = pa.ipc.open_file(stream) if head == b"ARROW1" else pa.ipc.open_stream(stream)
