@@ -83,7 +83,7 @@ class QueryFile:
     @property
     def fields(self) -> dict[str, str]:
         """Which field of the file is what: `{"id": "qid", "question": "query"}`."""
-        counted = "the row's number, from 1" if self.format in ("csv", "tsv") else "the position, from 0"
+        counted = "row number" if self.format in ("csv", "tsv") else "position (from 0)"
         return {"id": counted} | self.layout.fields.described()
 
     @property

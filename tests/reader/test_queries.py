@@ -300,7 +300,10 @@ def test_the_digest_names_the_queries_not_the_file(file: Path, tmp_path: Path) -
 
 
 @settings(max_examples=200, deadline=None)
-@given(content=st.binary(max_size=200) | st.text(alphabet='[]{}",:\\ \nabquestionid1é', max_size=120).map(str.encode))
+@given(
+    content=st.binary(max_size=200)
+    | st.text(alphabet="[]{}\",:\\ \n\t;|='abquestionid1é", max_size=120).map(str.encode)
+)
 def test_any_bytes_are_read_or_told(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = save(tmp_path_factory.getbasetemp() / "any", content)
     try:

@@ -117,7 +117,7 @@ def test_a_json_list_of_strings(file: Path) -> None:
 def test_nq_open(file: Path) -> None:
     queries = opened(file, lines({"question": WHO, "answer": ["Ruth", "R"]}, {"question": WHEN, "answer": ["1880"]}))
     assert told(queries) == [("0", WHO, ["Ruth", "R"]), ("1", WHEN, ["1880"])]
-    assert queries.description.endswith("(id from the position, from 0, question from question, answers from answer)")
+    assert queries.description.endswith("(id from position (from 0), question from question, answers from answer)")
 
 
 def test_hotpotqa(file: Path) -> None:
@@ -352,11 +352,18 @@ _WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")) | s
 _ANSWERS = st.lists(_WORDS.map(lambda word: word.strip("\"'[] ") or "x"), min_size=1, max_size=3, unique=True)
 
 
+def test_a_table_that_begins_like_json_is_read_when_it_is_named(file: Path) -> None:
+    content = "{x} is what?\t['a']\nand this?\t['b']\n"
+    with pytest.raises(InputError, match="not valid JSON"):
+        opened(file, content)
+    assert told(opened(file, content, format="tsv")) == [("1", "{x} is what?", ["a"]), ("2", "and this?", ["b"])]
+
+
 @pytest.mark.parametrize("format", WRITERS)
 @settings(max_examples=40, deadline=None)
 @given(
     asked=st.lists(
-        st.tuples(st.tuples(_WORDS, _WORDS).map(" ".join), _ANSWERS),
+        st.tuples(st.tuples(st.just("what"), _WORDS, _WORDS).map(" ".join), _ANSWERS),
         min_size=2,
         max_size=5,
         unique_by=lambda each: each[0],
