@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NoReturn, cast
 
 from .. import ModelError
+from .files import read_plain, understood
 
 FORMAT = "glimmer-model"
 FORMAT_VERSION = 1
@@ -49,7 +50,7 @@ class Section:
         if not isinstance(value, int) or isinstance(value, bool):
             self.fail(f"must be an integer, not {value!r:.40}", key)
         if not least <= value <= most:
-            self.fail(f"must be between {least} and {most}, not {value}", key)
+            self.fail(f"must be between {least} and {most}, not {value!r:.40}", key)
         return value
 
     def number(self, key: str, *, above: float, most: float, default: float | None = None) -> float:
@@ -58,7 +59,7 @@ class Section:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             self.fail(f"must be a number, not {value!r:.40}", key)
         if not above < value <= most:
-            self.fail(f"must be above {above} and at most {most}, not {value}", key)
+            self.fail(f"must be above {above} and at most {most}, not {value!r:.40}", key)
         return float(value)
 
     def boolean(self, key: str, *, default: bool | None = None) -> bool:
@@ -267,26 +268,23 @@ def _tokenizer(value: object, where: str) -> TokenizerSpec:
     return TokenizerSpec(kind=kind, file=file)
 
 
-def read_json(path: Path) -> object:
-    """A JSON file's value; ModelError when it is absent, unreadable, not UTF-8 or not JSON (duplicate keys too)."""
+def read_json(path: Path, most: int = 4 << 20) -> object:
+    """A JSON file's value; ModelError when it is absent, larger than `most` bytes, not UTF-8 or not JSON.
+
+    Repeated keys are no JSON here.
+    """
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ModelError(f"{path}: {key} occurs twice")
-        return dict(pairs)
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            raise ValueError("a key occurs twice")
+        return record
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; is this a model directory?") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
-    try:
-        return cast(object, json.loads(text, object_pairs_hook=unique))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid JSON: {error}") from None
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; is this a model directory?")
+    content = read_plain(path, most)
+    with understood(path, "not valid JSON"):  # RecursionError and numbers of 5,000 digits among its errors
+        return cast(object, json.loads(content.decode("utf-8"), object_pairs_hook=unique))
 
 
 def read_model_config(directory: Path) -> ModelConfig:

@@ -29,11 +29,14 @@ def save_model(
     tensors: Mapping[str, Array | jax.Array] | Tensors,
     tokenizer_files: Mapping[str, Path | bytes],
     card: str,
+    *,
+    finite_or: str = "the checkpoint is damaged or was trained badly: get it again, or take another",
 ) -> Path:
     """Writes a whole model directory. Floating tensors are stored in `config.dtype`, norms and biases in float32.
 
     `tokenizer_files` maps names within the directory to a file to copy or its bytes; `card` is the README. UsageError
-    when `directory` exists and is not empty; StorageError when writing fails, leaving nothing behind.
+    when `directory` exists and is not empty; ModelError naming the tensor that holds NaN or an infinity, with
+    `finite_or` as what to do; StorageError when writing fails. Nothing is left behind then.
     """
     directory = Path(directory)
     ModelConfig.from_json(config.to_json(), str(directory / "config.json"))
@@ -60,7 +63,7 @@ def save_model(
         (scratch / "README.md").write_text(card, encoding="utf-8")
         for name, content in tokenizer_files.items():
             (scratch / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-        write_safetensors(scratch / WEIGHTS, stored)
+        write_safetensors(scratch / WEIGHTS, stored, finite_or=finite_or)
         scratch.chmod(0o755)
         if directory.exists():
             directory.rmdir()

@@ -157,8 +157,22 @@ def read_sharded(directory: Path, index: str, read: Callable[[Path], Tensors]) -
     return Tensors({name: parts[file].lazy(name) for name, file in weight_map.items()}, str(path))
 
 
-def write_safetensors(path: Path, tensors: Tensors) -> None:
-    """Writes `tensors` one by one in the order of their names, flushed to disk. StorageError when that fails."""
+def check_finite(origin: str, name: str, array: Array, remedy: str) -> None:
+    """ModelError naming the tensor and `remedy` where a floating `array` holds NaN or an infinity."""
+    if array.dtype.kind in "iub?":
+        return
+    wrong = array.size - int(np.count_nonzero(np.isfinite(array)))
+    if wrong:
+        raise ModelError(
+            f"{origin}: tensor {name} holds {wrong:,} of {array.size:,} numbers that are not finite; {remedy}"
+        )
+
+
+def write_safetensors(path: Path, tensors: Tensors, *, finite_or: str | None = None) -> None:
+    """Writes `tensors` one by one in the order of their names, flushed to disk. StorageError when that fails.
+
+    With `finite_or`, a tensor that holds NaN or an infinity is a ModelError which ends in those words.
+    """
     header: dict[str, Any] = {}
     offset = 0
     for name in sorted(tensors):
@@ -175,6 +189,8 @@ def write_safetensors(path: Path, tensors: Tensors) -> None:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in sorted(tensors):
                 array = np.ascontiguousarray(tensors.expect(name, tensors.lazy(name).shape))
+                if finite_or is not None:
+                    check_finite(tensors.origin, name, array, finite_or)
                 file.write(array.reshape(-1).view(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())

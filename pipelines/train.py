@@ -27,6 +27,7 @@ from ..encoders.compilation import enable_compilation_cache
 from ..encoders.config import ModelConfig
 from ..encoders.model_directory import model_card, save_model
 from ..encoders.models import LoadedModel, load_model
+from ..encoders.weights import check_finite
 from ..reader.candidates import CandidateFinder
 from ..reader.config import DecoderConfig, ReaderConfig
 from ..reader.model import Reader
@@ -42,6 +43,7 @@ from ..reader.training.step import TrainStep
 from ..reader.training.trainer import LOG, PLOT, Finished, run_steps
 from ..storage.files import make_directories, sha256_file, storage_error
 from ..storage.memory import Memory
+from ..storage.paths import local_path
 from .answer import answer
 from .answering.quality import AnswerQuality
 from .encoding.job import Encoding
@@ -105,16 +107,17 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
     """
     progress = progress or Quiet()
     enable_compilation_cache()
-    output, run = Path(config.output), Path(config.run)
+    output, run = local_path(config.output), local_path(config.run)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} exists and is not empty; remove it or choose another output")
     progress.stage("check", total=None, unit="queries")
-    files = [open_queries(task.file) for task in config.tasks]
-    dev = None if config.evaluation is None else open_queries(config.evaluation.file)
+    # A question beyond the file's limit is shortened; one of too many tokens is left out and counted with the examples.
+    files = [open_queries(task.file, long_questions="auto") for task in config.tasks]
+    dev = None if config.evaluation is None else open_queries(config.evaluation.file, long_questions="auto")
     for queries in (*files, *(() if dev is None else (dev,))):
         if not queries.with_gold:
             raise UsageError(f"{queries.name} has no gold answers; training needs KILT records with their output")
-    memory = Memory.open(Path(config.memory), config.memory_version)
+    memory = Memory.open(config.memory, config.memory_version)
     loaded = load_model(config.model)
     model = Encoding.checked(loaded, memory.identity, memory.directory).model
     model_config, tensors = _start(loaded, config)
@@ -291,6 +294,8 @@ def _start(loaded: LoadedModel, run: TrainConfig) -> tuple[ModelConfig, dict[str
         drawn = reader.tensors(reader.init(run.seed))
         tensors |= {name: drawn[name] for name in missing}
     reader.params(tensors, where=str(loaded.path))  # names what is missing or of another shape
+    for name, array in tensors.items():
+        check_finite(str(loaded.path), name, array, "no training mends that: get the model again, or take another")
     return config, tensors
 
 
@@ -377,7 +382,8 @@ def _save(
 ) -> None:
     """Weights that were not trained are written as they were read, so the memory still fits."""
     file = config.tokenizer.file
-    save_model(directory, config, tensors, {file: loaded.path / file}, card)
+    diverged = "training has diverged: lower [optimiser] learning_rate and begin a new run"
+    save_model(directory, config, tensors, {file: loaded.path / file}, card, finite_or=diverged)
 
 
 def _card(

@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,16 +26,19 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from .. import ConflictError, DamageError, GlimmerError, StorageError, UsageError
 from .catalog_files import CATALOG_SCHEMA, MAX_FILE_ROWS, read_catalog_file, write_catalog_files
-from .files import damage, make_directories, sha256_bytes, sync_directory, translated
+from .files import damage, make_directories, read_regular, sha256_bytes, sync_directory, translated
 from .layout import SEGMENTS
 from .locks import held
-from .manifest import CatalogFile, Manifest, SegmentEntry, check_name
+from .manifest import MAX_ENTRY_BYTES, CatalogFile, Manifest, SegmentEntry, check_name
+from .paths import local_path
 from .writer import SealedSegment
 
 PASSAGES = "passages"
 _LOG = "_delta_log"
 _LOCK = ".commit-lock"
 _APPLICATION = "glimmer"
+_MOST_MISSING = 1000
+_ENTRY = re.compile(r"[0-9]{20}\.json")
 _CONFIGURATION: dict[str, str | None] = {
     "delta.enableExpiredLogCleanup": "false",
     "delta.logRetentionDuration": "interval 36500 days",
@@ -49,7 +53,7 @@ class Catalog:
     """The Delta table `passages/` of the memory at `memory`. Holds no state: every call looks at the disk."""
 
     def __init__(self, memory: Path | str) -> None:
-        self.memory = Path(memory)
+        self.memory = local_path(memory)
         self.directory = self.memory / PASSAGES
         self._remedy = f"run `glimmer verify {self.memory}`"
         place = self.directory.absolute()
@@ -65,10 +69,17 @@ class Catalog:
         return self.log_path(0).exists()
 
     def latest_version(self) -> int:
-        """Number of the newest version, by the names in the log; raises UsageError when there is no memory."""
+        """Number of the newest version, by the names in the log; raises UsageError when there is no memory.
+
+        DamageError where the newest is so far beyond the others that nobody could look for those between.
+        """
         versions = self._logged_versions()
         if not versions:
             raise UsageError(f"{self.memory}: no memory here; `glimmer encode … --memory {self.memory}` makes one")
+        if versions[-1] > len(versions) + _MOST_MISSING:
+            raise DamageError(
+                f"{self.log_path(versions[-1])}: the log has {len(versions)} entries, so this is none of its; delete it"
+            )
         return versions[-1]
 
     def manifest(self, version: int | None = None) -> Manifest:
@@ -131,22 +142,43 @@ class Catalog:
             names = os.listdir(self.directory / _LOG)
         except FileNotFoundError:
             return []
-        return sorted(int(n[:-5]) for n in names if n.endswith(".json") and len(n) == 25 and n[:-5].isdigit())
+        return sorted(int(n[:-5]) for n in names if _ENTRY.fullmatch(n))
 
     def _read_log(self, version: int) -> bytes:
         path = self.log_path(version)
         with translated(path, damage(path, self._remedy)):
             try:
-                return path.read_bytes()
+                return read_regular(path, most=MAX_ENTRY_BYTES)
             except FileNotFoundError:
                 raise DamageError(f"{path}: the log entry of version {version} is missing; {self._remedy}") from None
 
     def _table(self, version: int) -> DeltaTable:
+        self._check_log_files()
         with translated(self.directory, damage(self.directory / _LOG, self._remedy)):
             try:
                 return DeltaTable(self._uri, version=version)
             except TableNotFoundError:
                 raise DamageError(f"{self.directory}: the Delta log is damaged; {self._remedy}") from None
+
+    def _check_log_files(self) -> None:
+        """Looks at what Delta is about to read by itself: JSON entries in plain files of a size, and nothing else.
+
+        A checkpoint is read in place of entries and has no checksum; a FIFO makes Delta wait for ever.
+        """
+        with (
+            translated(self.directory, damage(self.directory / _LOG, self._remedy)),
+            os.scandir(self.directory / _LOG) as entries,
+        ):
+            for entry in entries:
+                place = self.directory / _LOG / entry.name
+                if entry.name == "_last_checkpoint" or "checkpoint" in entry.name or ".compacted." in entry.name:
+                    raise DamageError(f"{place}: a memory's log has no checkpoints; delete it, then {self._remedy}")
+                if not entry.name.endswith(".json") or entry.name.startswith(("_", ".")):
+                    continue
+                if not entry.is_file():
+                    raise DamageError(f"{place}: not a plain file; {self._remedy}")
+                if entry.stat().st_size > MAX_ENTRY_BYTES:
+                    raise DamageError(f"{place}: larger than any log entry; {self._remedy}")
 
     def _check_delta(self, manifest: Manifest, table: DeltaTable) -> None:
         with translated(self.directory, damage(self.directory / _LOG, self._remedy)):

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .. import DamageError, UsageError
-from .files import damage, sha256_bytes, sha256_file, translated, write_atomic
-from .manifest import CatalogFile
+from .files import damage, read_regular, sha256_bytes, sha256_file, translated, write_atomic
+from .manifest import FILE_ROWS_LIMIT, CatalogFile, largest_bytes
 from .passage import Passage
 
 CATALOG_SCHEMA = pa.schema(
@@ -39,8 +39,10 @@ CATALOG_SCHEMA = pa.schema(
 """Columns of the catalog. Where a passage begins and ends is here, not only in the text shard, because it may move
 while the passage's text, and so its row in a segment, stays."""
 
-MAX_FILE_ROWS = 1_000_000
+MAX_FILE_ROWS = FILE_ROWS_LIMIT
 _ROW_GROUP = 131_072
+_DICTIONARIES = ["segment", "article_id"]
+_LARGEST_FOOTER, _MOST_COLUMNS = 1 << 20, 1 << 16
 
 
 def write_catalog_files(
@@ -83,6 +85,10 @@ def _conformed(batch: pa.Table | pa.RecordBatch) -> pa.Table:
 
 
 def _write_file(directory: Path, table: pa.Table, number: int) -> CatalogFile:
+    if table.nbytes > largest_bytes(table.num_rows):
+        raise UsageError(
+            f"{table.nbytes} bytes for {table.num_rows} catalog rows is too much: give shorter article ids"
+        )
     table = table.sort_by([("segment", "ascending"), ("row", "ascending")])
     name = f"part-{number:05d}-{uuid.uuid4().hex}.parquet"
     path = directory / name
@@ -92,7 +98,7 @@ def _write_file(directory: Path, table: pa.Table, number: int) -> CatalogFile:
             table,
             file,
             compression="zstd",
-            use_dictionary=["segment", "article_id"],
+            use_dictionary=_DICTIONARIES,
             row_group_size=_ROW_GROUP,
             write_page_checksum=True,
             write_statistics=["segment", "row"],
@@ -125,15 +131,56 @@ def read_catalog_file(
         raise UsageError(f"the catalog has no columns {sorted(unknown)}")
     with translated(path, damage(path, remedy)):
         try:
-            content = path.read_bytes()
+            content = read_regular(path, size=file.bytes)
         except FileNotFoundError:
             raise DamageError(f"{path}: the catalog file is missing; {remedy}") from None
-        if len(content) != file.bytes or sha256_bytes(content) != file.sha256:
+        except DamageError as error:
+            raise DamageError(f"{error}; {remedy}") from None
+        if sha256_bytes(content) != file.sha256:
             raise DamageError(f"{path}: the bytes are not those that were committed; {remedy}")
-        with contextlib.closing(pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)) as parquet:
-            if parquet.metadata.num_rows != file.rows or not parquet.schema_arrow.equals(CATALOG_SCHEMA):
-                raise DamageError(f"{path}: not a catalog file of this version; {remedy}")
-            yield from parquet.iter_batches(batch_rows, columns=wanted)
+        with contextlib.closing(
+            pq.ParquetFile(
+                pa.BufferReader(content),
+                page_checksum_verification=True,
+                read_dictionary=_DICTIONARIES,
+                thrift_string_size_limit=_LARGEST_FOOTER,
+                thrift_container_size_limit=_MOST_COLUMNS,
+            )
+        ) as parquet:
+            _check_footer(path, file, parquet, remedy)
+            for batch in parquet.iter_batches(batch_rows, columns=wanted):
+                yield _plain(path, batch, remedy)
+
+
+def _check_footer(path: Path, file: CatalogFile, parquet: pq.ParquetFile, remedy: str) -> None:
+    """Compares what the file says of itself with the manifest and the format, before a page is decompressed."""
+    footer, schema = parquet.metadata, parquet.schema_arrow
+    plain = pa.schema([pa.field(f.name, _value_type(f.type), nullable=f.nullable) for f in schema])
+    if footer.num_rows != file.rows or not plain.equals(CATALOG_SCHEMA):
+        raise DamageError(f"{path}: not a catalog file of this version; {remedy}")
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    bytes_ = sum(group.column(n).total_uncompressed_size for group in groups for n in range(len(CATALOG_SCHEMA)))
+    if sum(group.num_rows for group in groups) != file.rows or bytes_ > largest_bytes(file.rows):
+        raise DamageError(f"{path}: {bytes_} bytes for {file.rows} rows is more than a catalog file has; {remedy}")
+
+
+def _value_type(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if pa.types.is_dictionary(type_) else type_
+
+
+def _plain(path: Path, batch: pa.RecordBatch, remedy: str) -> pa.RecordBatch:
+    """`batch` without dictionaries. A long value that all rows share is found before it is repeated for each."""
+    columns = []
+    for column in batch.columns:
+        if pa.types.is_dictionary(column.type):
+            lengths = pc.binary_length(column.dictionary).take(column.indices)
+            total = pc.sum(lengths.cast(pa.int64())).as_py() or 0
+            if total > largest_bytes(batch.num_rows):
+                raise DamageError(f"{path}: {total} bytes in {batch.num_rows} rows is more than there can be; {remedy}")
+            column = column.dictionary_decode()
+        columns.append(column)
+    fields = [CATALOG_SCHEMA.field(name) for name in batch.schema.names]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
 
 def passage_rows(passages: Sequence[Passage], segment: str, first_row: int) -> pa.Table:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -71,12 +72,15 @@ def translated(path: Path | str, otherwise: Callable[[str], GlimmerError]) -> It
     """Turns foreign exceptions raised inside into Glimmer's: StorageError if the file system refused, or `otherwise`.
 
     `otherwise` receives the foreign message on one line and returns the error to raise. Rust panics, which do not
-    derive from Exception, are translated too; KeyboardInterrupt, SystemExit and MemoryError pass through untouched.
+    derive from Exception, are translated too, and so is MemoryError, which a damaged size in a file leads to;
+    KeyboardInterrupt and SystemExit pass through untouched.
     """
     try:
         yield
-    except (GlimmerError, MemoryError):
+    except GlimmerError:
         raise
+    except MemoryError as error:
+        raise otherwise("it asks for more memory than there is") from error
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
@@ -135,10 +139,42 @@ def sha256_bytes(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Opens a plain file for reading; links are followed. Whatever a memory consists of is read through this.
+
+    A FIFO, a device (a link to `/dev/zero` has no end) or a directory is a DamageError at once; OSError as `open` does.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened, which can have effects on a device
+        raise DamageError(f"{path}: not a plain file; put back the file that was written")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DamageError(f"{path}: not a plain file; put back the file that was written")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, *, size: int | None = None, most: int | None = None) -> bytes:
+    """The bytes of a plain file, which has `size` of them or at most `most`: looked at before any is read.
+
+    Raises DamageError for another size or kind of file, OSError as `open` does.
+    """
+    limit = size if size is not None else most
+    with open_regular(path) as file:
+        found = os.fstat(file.fileno()).st_size
+        if size is not None and found != size:
+            raise DamageError(f"{path}: has {found} bytes, expected {size}; put back the file that was written")
+        if limit is not None and found > limit:
+            raise DamageError(f"{path}: has {found} bytes, more than such a file ever has ({limit})")
+        content = file.read(found + 1)
+    if len(content) != found:
+        raise DamageError(f"{path}: its size changes while it is read")
+    return content
+
+
 def sha256_file(path: Path) -> tuple[str, int]:
-    """SHA-256 in hex and size in bytes of the file at `path`, read in blocks; raises OSError as `open` does."""
+    """SHA-256 in hex and size in bytes of the plain file at `path`, read in blocks; raises as `open_regular` does."""
     digest, size, block = hashlib.sha256(), 0, memoryview(bytearray(1 << 20))
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         while count := file.readinto(block):
             digest.update(block[:count])
             size += count

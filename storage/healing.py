@@ -24,6 +24,7 @@ from .catalog import Catalog
 from .files import (
     TEMPORARY_PREFIX,
     make_directories,
+    read_regular,
     sha256_bytes,
     sha256_file,
     storage_error,
@@ -50,6 +51,7 @@ from .reader import SegmentReader
 from .text import TextShard
 from .writer import digest_file, open_array
 
+_LARGEST = 1 << 30
 MOST_BYTES = 1 << 16
 """Larger files are not searched: the time grows with the square of the size, 15 s at 64 KiB."""
 
@@ -76,8 +78,8 @@ def unflipped(content: bytes, sha256: str) -> bytes | None:
 def heal_file(path: Path, sha256: str) -> bool:
     """Turns a flipped bit in the file at `path` back; whether it now has the SHA-256 `sha256`. Raises StorageError."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+        content = read_regular(path, most=_LARGEST)
+    except (FileNotFoundError, DamageError):
         return False
     except OSError as error:
         raise storage_error(path, error) or DamageError(f"{path}: cannot be read") from error
@@ -88,6 +90,14 @@ def heal_file(path: Path, sha256: str) -> bool:
         return False
     write_atomic(path, healed)
     return True
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a plain file; None when it is absent or no plain file."""
+    try:
+        return sha256_file(path)[0]
+    except (FileNotFoundError, DamageError):
+        return None
 
 
 def heal_log(catalog: Catalog, latest: int) -> list[Path]:
@@ -102,7 +112,7 @@ def heal_log(catalog: Catalog, latest: int) -> list[Path]:
             wanted = catalog.read_manifest(version + 1).previous_sha256
         except DamageError:
             continue
-        if (not path.exists() or sha256_file(path)[0] != wanted) and heal_file(path, wanted):
+        if _digest(path) != wanted and heal_file(path, wanted):
             healed.append(path)
     return healed
 
@@ -111,9 +121,9 @@ def heal_identity(memory: Path, sha256: str) -> list[Path]:
     """Heals memory.json, whose SHA-256 every manifest records, and then the codec's tables; returns those healed."""
     healed = []
     path = memory / IDENTITY
-    if not path.exists() or (sha256_file(path)[0] != sha256 and not heal_file(path, sha256)):
+    if not path.exists() or (_digest(path) != sha256 and not heal_file(path, sha256)):
         return []
-    identity = Identity.parse(path.read_bytes(), path)
+    identity = Identity.parse(read_regular(path, most=_LARGEST), path)
     healed.append(path)
     tables = memory / TABLES
     if identity.tables_sha256 and tables.exists() and heal_file(tables, identity.tables_sha256):

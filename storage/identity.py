@@ -15,15 +15,19 @@ from typing import Any
 
 from .. import DamageError, GlimmerError, MismatchError, UsageError
 from .codecs import codec_from_spec, codec_names
-from .files import sha256_bytes, translated, write_atomic
+from .files import read_regular, sha256_bytes, translated, write_atomic
 from .layout import is_sha256
+from .manifest import is_time
 
 IDENTITY = "memory.json"
 FORMAT_VERSION = 1
 _MAX_BYTES = 1 << 20
 _MAX_TEXT = 4096
 _MAX_WINDOW = (1 << 16) - 1
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
+_MAX_PASSAGE_BYTES = 1 << 28
+"""Bytes of one passage's codes, window × code bytes, at most."""
+_MAX_SCALAR = 1 << 53
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z")
 Scalar = str | int | float | bool
 
 
@@ -140,7 +144,7 @@ class _Checker:
             version = record.get("format_version")
             if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
                 raise MismatchError(
-                    f"{self._path}: format_version {version} was written by a newer Glimmer (this one knows "
+                    f"{self._path}: format_version {version!r:.20} was written by a newer Glimmer (this one knows "
                     f"{FORMAT_VERSION}); upgrade Glimmer"
                 )
         self._keys(record, set(Identity.__dataclass_fields__), "the file")
@@ -148,10 +152,11 @@ class _Checker:
             self._wrong("format_version", record["format_version"])
         self._encoder(record["encoder"])
         self._passages(record["passages"])
-        self._codec(record["codec"], record["tables_sha256"])
+        self._codec(record["codec"], record["tables_sha256"], record["passages"]["window"])
         self._shapes(record["shapes"], record["passages"]["window"])
-        if not isinstance(record["created"], str) or _TIME.fullmatch(record["created"]) is None:
-            self._wrong("created", record["created"])
+        created = record["created"]
+        if not isinstance(created, str) or _TIME.fullmatch(created) is None or not is_time(created):
+            self._wrong("created", created)
 
     def _encoder(self, record: Any) -> None:
         self._keys(record, set(EncoderIdentity.__dataclass_fields__), "encoder")
@@ -174,15 +179,22 @@ class _Checker:
             self._wrong("passages.options", options)
         for key, value in options.items():
             if not isinstance(value, (str, int, float, bool)) or (isinstance(value, str) and len(value) > _MAX_TEXT):
-                self._wrong(f"passages.options.{key}", value)
+                self._wrong(f"passages.options.{key:.80}", value)
+            if isinstance(value, (int, float)) and not abs(value) <= _MAX_SCALAR:  # NaN is not
+                self._wrong(f"passages.options.{key:.80}", value, f"a number up to {_MAX_SCALAR}")
 
-    def _codec(self, record: Any, tables_sha256: Any) -> None:
+    def _codec(self, record: Any, tables_sha256: Any, window: int) -> None:
         if not isinstance(record, dict):
             self._wrong("codec", record)
         self._one_of("codec.name", record.get("name"), codec_names())
         self._integer("codec.width", record.get("width"), 1, 1 << 16)
         if tables_sha256 == "":
-            codec_from_spec(record, {})
+            code_bytes = codec_from_spec(record, {}).code_bytes
+            if window * code_bytes > _MAX_PASSAGE_BYTES:
+                raise ValueError(
+                    f"a window of {window} tokens of {code_bytes} bytes each is more than a passage may have "
+                    f"({_MAX_PASSAGE_BYTES} bytes)"
+                )
         elif not is_sha256(tables_sha256):
             self._wrong("tables_sha256", tables_sha256)
 
@@ -234,8 +246,7 @@ def read_identity(memory: Path, sha256: str | None = None) -> Identity:
     path = memory / IDENTITY
     with translated(path, _damaged(path)):
         try:
-            with open(path, "rb") as file:
-                content = file.read(_MAX_BYTES + 1)
+            content = read_regular(path, most=_MAX_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             if (memory / "passages" / "_delta_log").is_dir():
                 raise DamageError(f"{path}: the file is missing; restore it from a copy of the memory") from None
@@ -262,7 +273,7 @@ def write_identity(memory: Path, identity: Identity) -> str:
             raise MismatchError(
                 f"{memory}: {_difference(present, identity)}; use the same settings or another directory"
             )
-        return sha256_bytes(path.read_bytes())
+        return sha256_bytes(read_regular(path, most=_MAX_BYTES))
     write_atomic(path, content)
     return sha256_bytes(content)
 

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .. import DamageError, UsageError
-from .files import damage, sha256_bytes, translated, write_atomic
+from .files import damage, open_regular, sha256_bytes, translated, write_atomic
 from .passage import is_passage_id
 
 SCAN_COLUMNS = (
@@ -46,6 +46,7 @@ SCAN_COLUMNS = (
 BLOCK: Final = 256
 _MAGIC = b"glimmer-idmap-1\n"
 _HEADER_BYTES = 4096
+_MAX_ROWS = 1 << 32  # a location has 32 bits
 _COLUMNS: dict[str, tuple[np.dtype[Any], int]] = {
     "prefix": (np.dtype("<u8"), 1),
     "location": (np.dtype("<u4"), 1),
@@ -234,15 +235,17 @@ class IdMap:
     def __init__(self, path: Path, *, content_sha256: str) -> None:
         """Maps `path`; raises FileNotFoundError if absent, IdMapDamageError if damaged or of other content."""
         self.path = path
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(_HEADER_BYTES)
             size = os.fstat(file.fileno()).st_size
         with translated(path, lambda text: IdMapDamageError(f"{path}: {text}")):
             header = self._parse(head)
             if header["content_sha256"] != content_sha256:
                 raise IdMapDamageError(f"{path}: it belongs to another version")
-            self.rows = int(header["rows"])
-            self.articles = int(header["articles"])
+            self.rows: int = header["rows"]
+            self.articles: int = header["articles"]
+            if not all(type(count) is int and 0 <= count <= _MAX_ROWS for count in (self.rows, self.articles)):
+                raise IdMapDamageError(f"{path}: its header counts what cannot be")
             blocks = -(-self.rows // BLOCK)
             widths = {name: dtype.itemsize * width for name, (dtype, width) in _COLUMNS.items()}
             expected = _HEADER_BYTES + blocks * (BLOCK * sum(widths.values()) + 8 * len(_COLUMNS))

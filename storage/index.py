@@ -66,7 +66,8 @@ def open_or_build(catalog: Catalog, manifest: Manifest, *, rebuild: bool = False
 
 def _usable(path: Path, manifest: Manifest) -> IdMap | None:
     try:
-        return open_id_map(path, content_sha256=manifest.content_sha256) if path.exists() else None
+        found = open_id_map(path, content_sha256=manifest.content_sha256) if path.exists() else None
+        return found if found is not None and found.rows == manifest.passages else None
     except (OSError, StorageError):
         return None
 

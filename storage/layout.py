@@ -24,6 +24,9 @@ CODES = "codes"
 LENGTHS = "lengths"
 DIGESTS = "digests.arrow"
 
+_MAX_ROWS = (1 << 31) - 1
+_MAX_SEGMENT_BYTES = 1 << 62  # of codes; larger ones are beyond TensorStore's indices
+_MAX_COUNT = 1 << 53
 _SEGMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -59,6 +62,8 @@ class SegmentShape:
     def __post_init__(self) -> None:
         if min(self.rows, self.window, self.code_bytes) < 1:
             raise UsageError(f"a segment needs at least one row, token and byte, not {self}")
+        if self.rows > _MAX_ROWS or self.rows * self.window * self.code_bytes > _MAX_SEGMENT_BYTES:
+            raise DamageError(f"a segment of {self} is larger than there can be; restore the memory from a copy")
 
     @property
     def shards(self) -> int:
@@ -101,7 +106,7 @@ class ShardRecord:
             if name.endswith("sha256"):
                 if not is_sha256(value):
                     raise ValueError(f"{name} is not a SHA-256")
-            elif isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            elif isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COUNT:
                 raise ValueError(f"{name} is not a count")
         return cls(**record)
 

@@ -22,6 +22,7 @@ from .. import ConflictError, DamageError, StorageError, UsageError
 from .files import (
     make_directories,
     one_line,
+    read_regular,
     remove_file,
     remove_tree,
     storage_error,
@@ -31,12 +32,14 @@ from .files import (
 from .layout import ShardRecord
 from .locks import held, is_held
 from .manifest import check_name
+from .paths import local_path
 
 JOBS = "jobs"
 _PLAN = "plan.json"
 _SHARDS = "shards"
 _LOCK = "lock"
-_RECORD_NAME = re.compile(r"(\d{1,9})-(\d{1,4})\.json")
+_RECORD_NAME = re.compile(r"([0-9]{1,9})-([0-9]{1,4})\.json")
+_LARGEST_PLAN, _LARGEST_RECORD = 1 << 30, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Ledger:
         if not check_name(job):
             raise UsageError(f"job id {job!r} is not made of lower-case letters, digits and hyphens (at most 64)")
         self.job = job
-        self.directory = Path(memory) / JOBS / job
+        self.directory = local_path(memory) / JOBS / job
         self._shards = self.directory / _SHARDS
 
     @contextlib.contextmanager
@@ -90,7 +93,7 @@ class Ledger:
             path, lambda text: DamageError(f"{path}: {text}; delete {self.directory} and run the job again")
         ):
             try:
-                return _opened(path.read_bytes())
+                return _opened(read_regular(path, most=_LARGEST_PLAN))
             except FileNotFoundError:
                 return None
 
@@ -103,8 +106,8 @@ class Ledger:
         """Shard -> record of every shard that is done. A damaged record counts as not done: its shard is made again."""
         found: dict[int, ShardRecord] = {}
         for name in self._names():
-            with contextlib.suppress(ValueError, FileNotFoundError):
-                record = ShardRecord.from_json(_opened((self._shards / name).read_bytes()))
+            with contextlib.suppress(ValueError, RecursionError, FileNotFoundError, DamageError):
+                record = ShardRecord.from_json(_opened(read_regular(self._shards / name, most=_LARGEST_RECORD)))
                 if name == f"{record.shard}-{record.rows}.json":
                     found[record.shard] = record
         return found

@@ -8,6 +8,7 @@ its own SHA-256 beside it: a flipped bit in it is found before anything in it is
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Mapping
@@ -22,9 +23,17 @@ CHECKSUM_KEY = "glimmer_sha256"
 """Keys in Delta's commitInfo: the manifest's text, and the SHA-256 of that text."""
 
 FORMAT = 1
-_FILE_NAME = re.compile(r"part-\d{5}-[0-9a-f]{32}\.parquet")
+FILE_ROWS_LIMIT = 1_000_000
+"""Rows of a catalog file at most."""
+MAX_ENTRY_BYTES = 64 << 20
+"""Bytes of a log entry at most; a manifest is less."""
+
+_MAX_SEGMENT_ROWS = (1 << 31) - 1  # a row number is an int32
+_MAX_WINDOW = (1 << 16) - 1
+_MAX_COUNT = 1 << 53
+_FILE_NAME = re.compile(r"part-[0-9]{5}-[0-9a-f]{32}\.parquet")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +140,7 @@ class Manifest:
             raise ValueError("the commit carries no manifest")
         if sha256_bytes(text.encode()) != checksum:
             raise ValueError("the manifest fails its checksum")
-        manifest = cls._parse(json.loads(text))
+        manifest = cls._parse(json.loads(text, parse_constant=_no_constant))
         if manifest.version != version:
             raise ValueError(f"the manifest is of version {manifest.version}")
         return manifest
@@ -145,7 +154,9 @@ class Manifest:
             _count(record[key], key)
         for key, pattern in (("time", _TIME), ("operation", _NAME), ("job", _NAME)):
             if not isinstance(record[key], str) or pattern.fullmatch(record[key]) is None:
-                raise ValueError(f"{key} is {record[key]!r}")
+                raise ValueError(f"{key} is {record[key]!r:.80}")
+        if not is_time(record["time"]):
+            raise ValueError(f"time is {record['time']!r}, no date of this millennium")
         if not is_sha256(record["identity_sha256"]) or not (
             is_sha256(record["previous_sha256"]) or record["previous_sha256"] == ""
         ):
@@ -153,11 +164,34 @@ class Manifest:
         if not isinstance(record["details"], dict) or not isinstance(record["segments"], dict):
             raise ValueError("details or segments is not an object")
         segments = {name: _segment(name, entry) for name, entry in record["segments"].items()}
+        if not isinstance(record["files"], list):
+            raise ValueError("files is not a list")
         files = tuple(_file(entry, segments) for entry in record["files"])
         if [file.name for file in files] != sorted({file.name for file in files}):
             raise ValueError("files are not sorted or not unique")
         values = {name: record[name] for name in cls.__dataclass_fields__}
-        return cls(**values | {"files": files, "segments": segments})
+        manifest = cls(**values | {"files": files, "segments": segments})
+        for name, live in manifest.live_rows.items():
+            if not 0 < live <= segments[name].rows:
+                raise ValueError(f"{live} rows of segment {name} are live, of {segments[name].rows} that it has")
+        return manifest
+
+
+def largest_bytes(rows: int) -> int:
+    """Bytes of a catalog file of so many rows at most, compressed or not: 1 MiB and 4 KiB a row."""
+    return (1 << 20) + 4096 * rows
+
+
+def is_time(value: str) -> bool:
+    """Whether `value`, of the right form, is a time that there can be: a real date in the years 2000 to 2999."""
+    try:
+        return 2000 <= datetime.datetime.fromisoformat(value).year < 3000
+    except ValueError:
+        return False
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def check_name(value: str) -> bool:
@@ -200,30 +234,34 @@ def _keys(record: Any, keys: set[str], what: str) -> None:
         raise ValueError(f"{what} does not have the keys {sorted(keys)}")
 
 
-def _count(value: Any, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{what} is {value!r}, not a count")
+def _count(value: Any, what: str, most: int = _MAX_COUNT) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(f"{what} is {value!r:.40}, not a count up to {most}")
 
 
 def _segment(name: str, entry: Any) -> SegmentEntry:
     _keys(entry, set(SegmentEntry.__dataclass_fields__), "segment")
-    for key in ("rows", "tokens", "bytes"):
-        _count(entry[key], f"{key} of segment {name}")
+    _count(entry["rows"], f"rows of segment {name:.80}", _MAX_SEGMENT_ROWS)
+    _count(entry["tokens"], f"tokens of segment {name:.80}", _MAX_WINDOW * entry["rows"])
+    _count(entry["bytes"], f"bytes of segment {name:.80}")
     if _NAME.fullmatch(name) is None or not is_sha256(entry["digests_sha256"]):
-        raise ValueError(f"segment {name!r} is malformed")
+        raise ValueError(f"segment {name!r:.80} is malformed")
     return SegmentEntry(**entry)
 
 
 def _file(entry: Any, segments: Mapping[str, SegmentEntry]) -> CatalogFile:
     _keys(entry, set(CatalogFile.__dataclass_fields__), "file")
     if not isinstance(entry["name"], str) or _FILE_NAME.fullmatch(entry["name"]) is None:
-        raise ValueError(f"catalog file name {entry['name']!r} is malformed")
-    for key in ("bytes", "rows", "tokens"):
-        _count(entry[key], f"{key} of {entry['name']}")
+        raise ValueError(f"catalog file name {entry['name']!r:.80} is malformed")
+    _count(entry["rows"], f"rows of {entry['name']}", FILE_ROWS_LIMIT)
+    _count(entry["tokens"], f"tokens of {entry['name']}", _MAX_WINDOW * entry["rows"])
+    _count(entry["bytes"], f"bytes of {entry['name']}", largest_bytes(entry["rows"]))
     if not is_sha256(entry["sha256"]) or not isinstance(entry["segments"], dict):
         raise ValueError(f"{entry['name']} is malformed")
     for name, rows in entry["segments"].items():
         _count(rows, f"rows of {entry['name']}")
         if name not in segments:
-            raise ValueError(f"{entry['name']} points to segment {name!r}, which the manifest does not list")
+            raise ValueError(f"{entry['name']} points to segment {name!r:.80}, which the manifest does not list")
+    if sum(entry["segments"].values()) != entry["rows"]:
+        raise ValueError(f"{entry['name']} has other rows in all than in its segments")
     return CatalogFile(**entry)

@@ -8,6 +8,7 @@ against its row checksum and id.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -24,15 +25,17 @@ from .. import DamageError, GlimmerError, MismatchError, UsageError
 from . import index
 from .catalog import Catalog
 from .codecs import Codec, codec_from_spec
-from .files import damage, make_directories, sha256_bytes, translated, write_atomic
+from .files import damage, make_directories, read_regular, sha256_bytes, translated, write_atomic
 from .identity import Identity, read_identity, write_identity
 from .idmap import IdMap, IdMapDamageError, segment_bases
 from .layout import SegmentShape
 from .manifest import CatalogFile, Manifest, SegmentEntry
 from .passage import Passage
+from .paths import local_path
 from .segment import RowDamageError, SealedSegment, SegmentReader
 
 TABLES = "codec/tables.safetensors"
+_LARGEST_TABLES = 1 << 30
 _T = TypeVar("_T")
 
 
@@ -58,7 +61,7 @@ class Memory:
 
     @classmethod
     def create(
-        cls, path: Path | str, identity: Identity, tables: Mapping[str, npt.NDArray[Any]] | None = None
+        cls, path: str | os.PathLike[str], identity: Identity, tables: Mapping[str, npt.NDArray[Any]] | None = None
     ) -> Memory:
         """Creates an empty memory (version 0) at `path`; if an equal one is there already, opens it.
 
@@ -69,7 +72,7 @@ class Memory:
 
         Raises MismatchError if another memory is there, UsageError for an identity that cannot be, StorageError.
         """
-        path, tables = Path(path), tables or {}
+        path, tables = local_path(path), tables or {}
         catalog = Catalog(path)
         make_directories(path)
         content = save_tensors({name: np.ascontiguousarray(array) for name, array in tables.items()}) if tables else b""
@@ -83,14 +86,14 @@ class Memory:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path | str, version: int | None = None, *, check: bool = True) -> Memory:
+    def open(cls, path: str | os.PathLike[str], version: int | None = None, *, check: bool = True) -> Memory:
         """Opens `version` (default: the newest) of the memory at `path`.
 
         With `check`, sizes of all files of all live segments are compared with what was recorded, by one listing a
         directory. Raises UsageError if there is no such memory or version, DamageError if something is not as it was
         committed, MismatchError if a newer Glimmer wrote it. A version that was vacuumed is a UsageError that says so.
         """
-        path = Path(path)
+        path = local_path(path)
         read_identity(path)  # a sound message first when this is no memory at all
         catalog = Catalog(path)
         manifest = catalog.manifest(version)
@@ -220,9 +223,15 @@ class Memory:
     def rows(self, positions: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """(index into `readers` int64 [n], row in that segment int64 [n]) of `positions`."""
         where = self._positions(positions)
-        locations = self._with_map(lambda ids: ids.locations(where))
+        locations = self._with_map(lambda ids: self._inside(ids.locations(where)))
         segment = np.searchsorted(self._firsts, locations, side="right") - 1
         return segment, locations - self._firsts[segment]
+
+    def _inside(self, locations: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        rows = sum(entry.rows for entry in self.manifest.segments.values())
+        if len(locations) and int(locations.max()) >= rows:
+            raise IdMapDamageError(f"{self.index_directory}: the id map points beyond the {rows} rows that there are")
+        return locations
 
     def _positions(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
         where = np.asarray(positions)
@@ -331,7 +340,7 @@ def read_tables(memory: Path, identity: Identity) -> dict[str, npt.NDArray[Any]]
         return {}
     path = memory / TABLES
     with translated(path, damage(path, "restore it from a copy of the memory")):
-        content = path.read_bytes()
+        content = read_regular(path, most=_LARGEST_TABLES)
         if sha256_bytes(content) != identity.tables_sha256:
             raise DamageError(f"{path}: not the file that memory.json records; restore it from a copy of the memory")
         tables: dict[str, npt.NDArray[Any]] = load_tensors(content)

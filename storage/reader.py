@@ -92,16 +92,15 @@ class SegmentReader:
         self._digests_sha256 = digests_sha256
         self._lock = threading.Lock()
         self._texts: OrderedDict[int, TextShard] = OrderedDict()
-        # Filled shard by shard: four bytes a row, and only of the shards that were read.
-        self._lengths = np.zeros(shape.rows, np.int32)
-        self._lengths_read = np.zeros(shape.shards, bool)
+        self._length_table: tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]] | None = None
 
     @cached_property
     def records(self) -> list[ShardRecord]:
         """What the job that wrote the segment recorded of each shard; raises DamageError if that is not readable."""
-        records = read_digests(self.directory / DIGESTS, self._digests_sha256, self._remedy)
+        path = self.directory / DIGESTS
+        records = read_digests(path, self._digests_sha256, self._remedy, shards=self.shape.shards)
         if [record.rows for record in records] != [self.shape.shard_rows(n) for n in range(self.shape.shards)]:
-            raise DamageError(f"{self.directory / DIGESTS}: its shards are not those of {self.shape}; {self._remedy}")
+            raise DamageError(f"{path}: its shards are not those of {self.shape}; {self._remedy}")
         return records
 
     @cached_property
@@ -161,23 +160,34 @@ class SegmentReader:
         return self._start_lengths(rows)()
 
     def _start_lengths(self, rows: npt.NDArray[np.int64]) -> Callable[[], npt.NDArray[np.int32]]:
+        lengths, known = self._lengths()
         shards = np.unique(rows // SHARD_ROWS)
         reads = []
-        for shard in shards[~self._lengths_read[shards]].tolist():
+        for shard in shards[~known[shards]].tolist():
             span = slice(shard * SHARD_ROWS, shard * SHARD_ROWS + self.shape.shard_rows(shard))
             reads.append((shard, span, self._lengths_array[span].read()))
 
         def finish() -> npt.NDArray[np.int32]:
             for shard, span, read in reads:
                 try:
-                    self._lengths[span] = read.result()
+                    lengths[span] = read.result()
                 except ValueError as error:
                     row = int(rows[np.argmax(rows // SHARD_ROWS == shard)])
                     raise self._row_damage(row, lengths_name(shard), error) from error
-                self._lengths_read[shard] = True
-            return self._lengths[rows]
+                known[shard] = True
+            return lengths[rows]
 
         return finish
+
+    def _lengths(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Lengths int32 [rows] and whether they were read, bool [shards]; filled shard by shard, allotted when needed.
+
+        So a forged number of rows is found by the look at `digests.arrow` before anything is allotted for it.
+        """
+        with self._lock:
+            if self._length_table is None:
+                self._length_table = np.zeros(self.shape.rows, np.int32), np.zeros(self.shape.shards, bool)
+            return self._length_table
 
     def _codes_damage(self, rows: npt.NDArray[np.int64], error: Exception) -> Exception:
         """Reads row by row to say which one it is; only on the way to an error."""

@@ -7,6 +7,7 @@ error that names it, never a crash and never wrong text.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .. import DamageError, UsageError
-from .files import damage, storage_error, translated, write_atomic
+from .arrow_messages import read_single_batch
+from .files import damage, open_regular, storage_error, translated, write_atomic
 from .passage import PASSAGE_SCHEMA, SHARD_ROWS, Passage, passage_batch
 
 _TEXT_COLUMNS = ("passage_id", "article_id", "title", "text", "content_hash")
@@ -48,12 +50,11 @@ class TextShard:
         self._remedy = remedy
         with translated(path, damage(path, remedy)):
             try:
-                reader = pa.ipc.open_file(pa.memory_map(str(path)))
+                with open_regular(path) as file:
+                    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except FileNotFoundError:
                 raise DamageError(f"{path}: the text shard is missing; {remedy}") from None
-            if reader.num_record_batches != 1 or not reader.schema.equals(PASSAGE_SCHEMA):
-                raise DamageError(f"{path}: not a text shard of this version; {remedy}")
-            batch = reader.get_batch(0)
+            batch = read_single_batch(pa.py_buffer(mapping), PASSAGE_SCHEMA, most_rows=SHARD_ROWS)
         self.rows: int = batch.num_rows
         if not 1 <= self.rows <= SHARD_ROWS:
             raise DamageError(f"{path}: holds {self.rows} rows, expected 1 to {SHARD_ROWS}; {remedy}")

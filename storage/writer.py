@@ -18,7 +18,16 @@ import pyarrow as pa
 import tensorstore as ts
 
 from .. import ConflictError, DamageError, StorageError, UsageError
-from .files import listed_sizes, make_directories, sha256_bytes, sha256_file, translated, write_atomic
+from .arrow_messages import read_single_batch
+from .files import (
+    listed_sizes,
+    make_directories,
+    read_regular,
+    sha256_bytes,
+    sha256_file,
+    translated,
+    write_atomic,
+)
 from .layout import (
     CODES,
     DIGESTS,
@@ -36,6 +45,7 @@ from .layout import (
     text_name,
 )
 from .passage import SHARD_ROWS, Passage
+from .paths import local_path
 from .text import TextShard, write_text_shard
 
 _DIGEST_FIELDS = [
@@ -44,6 +54,9 @@ _DIGEST_FIELDS = [
 ]
 DIGEST_SCHEMA = pa.schema(_DIGEST_FIELDS)
 """Columns of `digests.arrow`: the fields of ShardRecord, one row a shard, in shard order."""
+
+_DIGESTS_BYTES, _DIGEST_BYTES = 1 << 16, 512
+"""`digests.arrow` has at most so many bytes, and so many for each shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +77,7 @@ class SegmentWriter:
     """
 
     def __init__(self, memory: Path | str, segment: str) -> None:
-        self.memory = Path(memory)
+        self.memory = local_path(memory)
         self.segment = check_segment_id(segment)
         self.directory = self.memory / SEGMENTS / segment
         self._shape: SegmentShape | None = None
@@ -105,7 +118,7 @@ class SegmentWriter:
             path = self.directory / name
             if not path.exists():
                 write_atomic(path, content)
-            elif path.read_bytes() != content:
+            elif read_regular(path, most=len(content) + 4096) != content:
                 raise ConflictError(f"{path}: the segment exists with another shape; start the job under another id")
         self._shape, self._arrays = shape, None
 
@@ -204,7 +217,7 @@ class SegmentWriter:
                 raise DamageError(f"{self.directory}: shard {record.shard} has {record.rows} rows in its record")
         content = digest_file(ordered)
         path = self.directory / DIGESTS
-        if path.exists() and path.read_bytes() != content:
+        if path.exists() and read_regular(path, most=2 * len(content)) != content:
             raise ConflictError(f"{path}: the segment is sealed with other shards")
         if not path.exists():
             write_atomic(path, content)
@@ -267,13 +280,17 @@ def digest_file(records: Sequence[ShardRecord]) -> bytes:
     return sink.getvalue()
 
 
-def read_digests(path: Path, sha256: str, remedy: str) -> list[ShardRecord]:
-    """The records in the `digests.arrow` at `path`, whose SHA-256 must be `sha256`; raises DamageError otherwise."""
+def read_digests(path: Path, sha256: str, remedy: str, *, shards: int) -> list[ShardRecord]:
+    """The records in the `digests.arrow` at `path`, whose SHA-256 must be `sha256`; raises DamageError otherwise.
+
+    `shards` is how many there are to be: a file that is far too large for them is not read.
+    """
     with translated(path, lambda text: DamageError(f"{path}: {text}; {remedy}")):
-        content = path.read_bytes()
+        content = read_regular(path, most=_DIGESTS_BYTES + _DIGEST_BYTES * shards)
         if sha256_bytes(content) != sha256:
             raise DamageError(f"{path}: its SHA-256 is not the one the commit records; {remedy}")
-        with pa.ipc.open_file(pa.BufferReader(content)) as reader:
-            columns = reader.read_all().select(list(ShardRecord.__dataclass_fields__)).to_pydict()
+        batch = read_single_batch(pa.py_buffer(content), DIGEST_SCHEMA, most_rows=shards)
+        batch.validate(full=True)
+        columns = batch.to_pydict()
         # The digest vouches for every value, so 20,000 shards need no second look.
         return [ShardRecord(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]

@@ -24,11 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import DamageError, MismatchError
-from ...encoders.weights import in_memory, read_safetensors, write_safetensors
+from ...encoders.weights import check_finite, in_memory, read_safetensors, write_safetensors
 from ...storage.files import (
     TEMPORARY_PREFIX,
     damage,
     make_directories,
+    read_regular,
     remove_tree,
     sha256_file,
     sync_directory,
@@ -40,6 +41,8 @@ from .step import TrainState, Weights
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d{8})")
 _ARRAYS, _STATE = "state.safetensors", "state.json"
+_LARGEST_STATE = 16 << 20
+_DIVERGED = "training has diverged: lower [optimiser] learning_rate and begin a new run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +74,13 @@ class Checkpoints:
         return sorted(int(match[1]) for match in matches if match)
 
     def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
-        """Saves a state with `notes` (JSON values) and drops the oldest beyond `keep`. StorageError if refused."""
+        """Saves a state with `notes` (JSON values) and drops the oldest beyond `keep`. StorageError if refused.
+
+        ModelError where a weight is no longer a finite number: nothing could go on from that.
+        """
         step = int(state.step)
+        for name, value in state.weights.items():
+            check_finite(str(self._directory), name, np.asarray(value), _DIVERGED)
         make_directories(self._directory)
         target = self._directory / f"step-{step:08d}"
         scratch = self._directory / f"{TEMPORARY_PREFIX}{target.name}"
@@ -133,8 +141,8 @@ class Checkpoints:
 
     def _record(self, place: Path) -> dict[str, Any]:
         try:
-            record = json.loads((place / _STATE).read_bytes())
-        except (OSError, ValueError) as error:
+            record = json.loads(read_regular(place / _STATE, most=_LARGEST_STATE))
+        except (OSError, ValueError, RecursionError, DamageError) as error:
             raise DamageError(
                 f"{place / _STATE} cannot be read ({error}); remove {place} to go on from an earlier checkpoint"
             ) from error
@@ -144,10 +152,11 @@ class Checkpoints:
 
 
 def save_weights(path: Path, weights: Mapping[str, Any]) -> None:
-    """Writes weights by dotted name as one safetensors file, whole or not at all."""
+    """Writes weights by dotted name as one safetensors file, whole or not at all; ModelError where they diverged."""
     make_directories(path.parent)
     scratch = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    write_safetensors(scratch, in_memory({name: np.asarray(value) for name, value in weights.items()}, str(path)))
+    arrays = in_memory({name: np.asarray(value) for name, value in weights.items()}, str(path))
+    write_safetensors(scratch, arrays, finite_or=_DIVERGED)
     with translated(path, damage(path, "run the same command again")):
         os.replace(scratch, path)
     sync_directory(path.parent)

@@ -7,6 +7,7 @@ Paths are taken from the working directory, as everywhere on the command line.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -21,6 +22,9 @@ from .losses import LossSettings
 from .optimiser import OptimiserName, Part, Schedule, make_schedule
 
 _T = TypeVar("_T")
+_LARGEST_COUNT = 1 << 31
+_SMALLEST, _LARGEST_RATE = 1e-30, 1e6  # beyond these a float32 is soon 0 or infinite
+_LARGEST_SEED = (1 << 32) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,8 @@ class TaskConfig:
     rate: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.rate <= 0:
-            raise UsageError(f"rate must be above 0, is {self.rate}")
+        if not 0 < self.rate <= _LARGEST_RATE:
+            raise UsageError(f"rate must be above 0 and at most {_LARGEST_RATE:g}, is {self.rate}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +100,10 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.accumulate < 1:
             raise UsageError("batch and accumulate must be at least 1")
-        if self.learning_rate <= 0:
-            raise UsageError(f"learning_rate must be above 0, is {self.learning_rate}")
-        if self.encoder_rate <= 0:
-            raise UsageError(f"encoder_rate must be above 0, is {self.encoder_rate}")
+        if not 0 < self.learning_rate <= 100:
+            raise UsageError(f"learning_rate must be above 0 and at most 100, is {self.learning_rate}")
+        if not 0 < self.encoder_rate <= 1000:
+            raise UsageError(f"encoder_rate must be above 0 and at most 1000, is {self.encoder_rate}")
         if self.warmup < 0 or self.decay < 0:
             raise UsageError("warmup and decay must not be negative")
         if not 0 <= self.dropout < 1:
@@ -203,8 +207,9 @@ class TrainConfig:
     reranker: RerankerConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.seed < 0:
-            raise UsageError("steps must be at least 1 and seed at least 0")
+        _check_numbers(self, "")
+        if self.steps < 1 or not 0 <= self.seed <= _LARGEST_SEED:
+            raise UsageError(f"steps must be at least 1 and seed between 0 and {_LARGEST_SEED}")
         if not 0 <= self.live_scale <= 1:
             raise UsageError(f"live_scale must lie between 0 and 1, is {self.live_scale}")
         if self.decoder is not None and self.decoder_from is not None:
@@ -229,14 +234,32 @@ class TrainConfig:
     def from_toml(cls, path: Path) -> TrainConfig:
         """Reads a TOML file; UsageError names the file and the key or section at fault."""
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(path.read_text(encoding="utf-8"))  # a number of 5,000 digits is a plain ValueError
         except FileNotFoundError:
             raise UsageError(f"{path}: no such file") from None
         except OSError as error:
             raise StorageError(f"{path} cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}: not valid TOML: {error}") from None
         return _parse(cls, table, str(path), "")
+
+
+def _check_numbers(section: Any, path: str) -> None:
+    """Refuses a number that is not finite, or that no count is, anywhere in a dataclass and those it holds.
+
+    One NaN among the settings makes every weight NaN, and TOML can write it.
+    """
+    for each in dataclasses.fields(section):
+        value, name = getattr(section, each.name), f"{path}.{each.name}" if path else each.name
+        for item in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(item):
+                _check_numbers(item, name)
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise UsageError(f"{name} must be a finite number, is {item}")
+            elif isinstance(item, float) and item and not _SMALLEST <= abs(item) <= _LARGEST_RATE:
+                raise UsageError(f"{name} must be 0 or between {_SMALLEST:g} and {_LARGEST_RATE:g}, is {item:g}")
+            elif isinstance(item, int) and abs(item) > (_LARGEST_SEED if each.name == "seed" else _LARGEST_COUNT):
+                raise UsageError(f"{name} must be at most {_LARGEST_COUNT:,}")
 
 
 def _parse(kind: type[_T], value: object, where: str, section: str) -> _T:
@@ -276,7 +299,9 @@ def _value(kind: Any, value: object, where: str, key: str) -> Any:
             raise UsageError(f"{where}: {key} must be one of {', '.join(map(str, choices))}, not {value!r}")
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if abs(value) <= _LARGEST_COUNT else math.inf
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where}: {key} must be a finite number, is {value}")
     if type(value) is not kind:
         names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
         raise UsageError(f"{where}: {key} must be {names[kind]}, not {value!r}")
