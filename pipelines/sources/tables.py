@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ... import GlimmerError, InputError
+from .arrow_headers import check_arrow
 from .rejects import RecordError
 
 BATCH_ROWS: Final = 256
@@ -111,19 +112,20 @@ def _open(stream: BinaryIO, name: str, container: str) -> tuple[pa.Schema, _Batc
 
 
 def _open_arrow(stream: BinaryIO, name: str) -> tuple[pa.Schema, _Batches, int | None]:
+    """An Arrow file is a stream between a magic and a footer, and is read as one."""
     stream.seek(0)
-    head = stream.read(6)
-    stream.seek(0)
-    reader = pa.ipc.open_file(stream) if head == b"ARROW1" else pa.ipc.open_stream(stream)
+    start = 8 if stream.read(6) == b"ARROW1" else 0
+    check_arrow(stream, start)
+    stream.seek(start)
+    reader = pa.ipc.open_stream(stream)
 
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        found = (reader.get_batch(i) for i in range(reader.num_record_batches)) if head == b"ARROW1" else iter(reader)
-        for batch in found:
+        for batch in reader:
             chosen = batch.select(list(columns))
             for column, values in zip(columns, chosen.columns, strict=True):
                 _check_values(values, name, column)
-            for start in range(0, chosen.num_rows, BATCH_ROWS):
-                yield chosen.slice(start, BATCH_ROWS)
+            for first in range(0, chosen.num_rows, BATCH_ROWS):
+                yield chosen.slice(first, BATCH_ROWS)
 
     return reader.schema, batches, None
 
