@@ -1,8 +1,8 @@
 """People's own input files: plain or compressed, on disk or in a pipe, opened the same way by every command.
 
 A name is a path, or `-` for standard input. What cannot be read twice (a pipe, a FIFO, `/dev/fd/63` of a shell's
-process substitution) is copied to a temporary file once. Compression is told from the first bytes, never from the name: gzip,
-bzip2, xz and zstandard, several members in one file included.
+process substitution) is copied to a temporary file once. Compression is told from the first bytes, never from the name:
+gzip, bzip2, xz and zstandard, several members in one file included.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from .paths import local_path
 
 STDIN: Final = "-"
 BLOCK_BYTES: Final = 1 << 20
+_ZSTD_BYTES_AT_ONCE: Final = 1 << 12  # four bytes expand to 128 KiB at most, so these to 128 MiB
 _LARGEST_ZSTD_WINDOW: Final = 1 << 31  # what `zstd --long=31` writes
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -188,7 +189,7 @@ def _zstandard(raw: BinaryIO) -> Callable[[], bytes]:
 
     def read() -> bytes:
         nonlocal frame, rest
-        while data := rest or raw.read(BLOCK_BYTES // 8):
+        while data := rest or raw.read(_ZSTD_BYTES_AT_ONCE):
             if frame is None:
                 frame = zstandard.ZstdDecompressor(max_window_size=_LARGEST_ZSTD_WINDOW).decompressobj()
             block, rest = frame.decompress(data), b""

@@ -12,9 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from glimmer import GlimmerError, InputError
 from glimmer.pipelines.sources import Article, Rejection, read_articles
+from glimmer.storage.inputs import decompressed_blocks
 
 ROWS = pa.table({"id": [f"a{i}" for i in range(60)], "title": ["T"] * 60, "text": [f"Text {i}." for i in range(60)]})
 GOOD = b'{"id": "1", "title": "T", "text": "Fine."}\n'
@@ -90,6 +92,16 @@ def test_columns_that_hold_no_text_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_compressed_tables_are_refused_with_what_to_do(tmp_path: Path) -> None:
     refused(tmp_path / "a.parquet.gz", gzip.compress(parquet(ROWS)), "a compressed parquet file; decompress it")
+
+
+def test_compressed_text_expands_in_pieces(tmp_path: Path) -> None:
+    (tmp_path / "a.zst").write_bytes(zstandard.compress(b"x" * (400 << 20)))
+    with (tmp_path / "a.zst").open("rb") as file:
+        sizes = [len(block) for block in decompressed_blocks(file)]
+    assert sum(sizes) == 400 << 20
+    assert max(sizes) <= 128 << 20
+    with pytest.raises(InputError, match="a line of more than"):
+        list(read_articles([tmp_path / "a.zst"], format="json"))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "arrow-zstd"])
