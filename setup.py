@@ -92,5 +92,5 @@ setup(
             "ruff>=0.14",
         ],
     },
-    entry_points={"console_scripts": ["glimmer=glimmer.pipelines.cli:main"]},
+    entry_points={"console_scripts": ["glimmer=glimmer.pipelines.program:main"]},
 )

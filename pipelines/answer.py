@@ -8,30 +8,29 @@ prediction file, so that only a run of the same kind continues it.
 
 from __future__ import annotations
 
-import datetime
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from .. import StorageError, UsageError
+from .. import UsageError
 from ..encoders.models import LoadedModel, load_model
 from ..reader.candidates import Brought
 from ..reader.generation import GenerationConfig
 from ..reader.predictions import PredictionWriter
 from ..reader.queries import LONG_QUESTIONS, LongQuestions, QueryFile, open_queries
-from ..storage.inputs import is_stream
+from ..storage import inputs, outputs
 from ..storage.memory import Memory
 from .answering.batches import Shapes
+from .answering.job_report import RunFigures, write_report
+from .answering.output import PredictionTarget, prediction_target
 from .answering.questions import LongCounts, QuestionReader
 from .answering.range import AnswerWork, CandidatesFrom, RangeAnswerer
-from .answering.report import ReportData, render_report
 from .answering.shards import RANGE_QUERIES, answer_on_engine, discard_parts
 from .answering.stages import check_answers, default_rows
-from .answering.tally import Tally, evaluate_answers, shown_numbers
+from .answering.tally import Tally, shown_numbers
 from .encoding.job import Encoding
 from .engines import Engine
 from .index import check_passages, open_index
@@ -174,9 +173,9 @@ def answer(
     _check_numbers(candidates, select, batch_size, range_queries)
     if long_questions not in LONG_QUESTIONS:
         raise UsageError(f"no way {long_questions!r} to treat long questions; there are: {', '.join(LONG_QUESTIONS)}")
-    if engine is not None and is_stream(queries):
+    if engine is not None and inputs.is_stream(queries):
         raise UsageError("a stream cannot be shared with Beam workers; save the queries to a file first")
-    target, page = Path(output), None if report is None else Path(report)
+    _check_outputs(output, report, queries=queries, memory=memory, model=model)
 
     progress.stage("check", total=None, unit="queries")
     asked = open_queries(
@@ -188,12 +187,10 @@ def answer(
         stdin=stdin,
         progress=progress.at,
     )
-    if asked.path.exists() and target.exists() and asked.path.samefile(target):
-        raise UsageError(f"{target} is the query file itself; choose another --output")
     progress.say(asked.description)
     if engine is not None and asked.copied:
         raise UsageError(f"{asked.name} is compressed, and Beam workers need the plain file; unpack it first")
-    opened = Memory.open(Path(memory), memory_version)
+    opened = Memory.open(memory, memory_version)
     check_passages(opened)
     loaded = load_model(model)
     config = check_answers(loaded, grounded=grounded)
@@ -213,8 +210,6 @@ def answer(
         notes += _provenance_notes(asked, lacking)
     elif brought is not None:
         brought.check(asked.read(), asked.name)
-    if page is not None:
-        _check_writable(page)
     progress.done()
 
     work = AnswerWork(
@@ -234,47 +229,29 @@ def answer(
             # A file without long questions is answered alike whatever the rule.
             *((("long_questions", long_questions),) if long else ()),
         ),
-        scores=page is not None,
+        scores=report is not None,
     )
-    ids = (query.id for query in asked)
-    with PredictionWriter(target, ids, settings=dict(work.settings), restart=restart) as writer:
-        resumed = writer.completed
-        if restart or resumed == asked.count:
-            discard_parts(work, target)
-        if page is not None:
-            work = replace(work, shown=shown_numbers(resumed, asked.count))
-        seconds, tally = 0.0, Tally()
-        if resumed < asked.count:
-            if resumed:
-                progress.say(f"going on after {resumed:,} of {asked.count:,} predictions in {target}")
-            if not (brings and asked.with_candidates == asked.count):
-                open_index(opened, progress=progress)  # built here, once, whoever needs it then
-            answerer = None
-            if engine is None:
-                answerer = RangeAnswerer(work, memory=opened, model=loaded, brought=brought)
-            progress.stage("answer", total=asked.count, unit="queries", start=resumed)
-            begun = time.perf_counter()
-            if engine is not None:
-                tally = answer_on_engine(
-                    work,
-                    output=target,
-                    first=resumed,
-                    engine=engine,
-                    progress=progress,
-                    range_queries=range_queries,
-                )
-            elif answerer is not None:
-                listener = progress
-                tally = answerer.answer(
-                    writer, 0, asked.count, on_written=lambda written: listener.at(resumed + written)
-                )
-            seconds = time.perf_counter() - begun
-            progress.done()
-    if tally.without_candidates:
-        notes.append(f"{tally.without_candidates:,} queries found no passage; their answer is empty.")
-    result = AnswerResult(
-        output=target,
-        report=page,
+    with prediction_target(output) as target:
+        resumed, seconds, tally = _answer_into(
+            target, work, opened, loaded, brought, restart, engine, range_queries, progress
+        )
+        if tally.without_candidates:
+            notes.append(f"{tally.without_candidates:,} queries found no passage; their answer is empty.")
+        if report is not None:
+            write_report(
+                report,
+                figures=RunFigures(
+                    answered=asked.count - resumed, resumed=resumed, seconds=seconds, stages=tally.seconds, notes=notes
+                ),
+                tally=tally,
+                work=work,
+                memory=opened,
+                predictions=target.path,
+                candidates_from=candidates_from,
+            )
+    return AnswerResult(
+        output=Path(output),
+        report=None if report is None else Path(report),
         queries=asked.count,
         resumed=resumed,
         answered=asked.count - resumed,
@@ -290,9 +267,72 @@ def answer(
         lacking=lacking,
         notes=tuple(notes),
     )
-    if page is not None:
-        _write_report(page, result, tally, work, opened, candidates_from)
-    return result
+
+
+def _answer_into(
+    target: PredictionTarget,
+    work: AnswerWork,
+    memory: Memory,
+    model: LoadedModel,
+    brought: Brought | None,
+    restart: bool,
+    engine: Engine | None,
+    range_queries: int,
+    progress: Progress,
+) -> tuple[int, float, Tally]:
+    """Writes the predictions that `target` lacks; returns how many were there, seconds of answering, and the tally."""
+    asked = work.queries
+    ids = (query.id for query in asked)
+    settings = dict(work.settings)
+    with PredictionWriter(target.path, ids, settings=settings, restart=restart, copy_to=target.stream) as writer:
+        resumed = writer.completed
+        if restart or resumed == asked.count:
+            discard_parts(work, target.path)
+        if work.scores:
+            work = replace(work, shown=shown_numbers(resumed, asked.count))
+        if resumed == asked.count:
+            return resumed, 0.0, Tally()
+        if resumed:
+            progress.say(f"resuming after {resumed:,} of {asked.count:,} predictions in {target.path}")
+        if not (work.brings and asked.with_candidates == asked.count):
+            open_index(memory, progress=progress)  # built here, once, whoever needs it then
+        answerer = RangeAnswerer(work, memory=memory, model=model, brought=brought) if engine is None else None
+        progress.stage("answer", total=asked.count, unit="queries", start=resumed)
+        begun = time.perf_counter()
+        if answerer is not None:
+            tally = answerer.answer(writer, 0, asked.count, on_written=lambda written: progress.at(resumed + written))
+        else:
+            assert engine is not None
+            tally = answer_on_engine(
+                work,
+                output=target.path,
+                first=resumed,
+                engine=engine,
+                progress=progress,
+                range_queries=range_queries,
+            )
+            target.copy_all()
+        seconds = time.perf_counter() - begun
+        progress.done()
+    return resumed, seconds, tally
+
+
+def _check_outputs(
+    output: str | os.PathLike[str],
+    report: str | os.PathLike[str] | None,
+    *,
+    queries: str | os.PathLike[str],
+    memory: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+) -> None:
+    """Refuses outputs that would destroy what the job reads, or each other."""
+    others = {"the query file": queries, "the memory": memory, "the model": model if Path(model).is_dir() else None}
+    outputs.check_output(output, "--output", others)
+    if report is not None:
+        others |= {"--output": output}
+        if not outputs.is_stream(output):
+            others |= {"the settings of --output": f"{os.fspath(output)}.settings.json"}
+        outputs.check_output(report, "--report", others)
 
 
 def _check_numbers(candidates: int, select: int, batch_size: int | None, range_queries: int) -> None:
@@ -311,18 +351,6 @@ def _provenance_notes(asked: QueryFile, lacking: int) -> list[str]:
     if lacking:
         notes.append(f"{lacking:,} records have provenance that the memory lacks; they are answered without it.")
     return notes
-
-
-def _check_writable(path: Path) -> None:
-    """StorageError unless a file can be made where `path` is."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(21, "is a directory")
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-"):
-            pass
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}; choose another place") from error
 
 
 def _settings(
@@ -352,54 +380,3 @@ def _settings(
         "grounded": generation.grounded,
         "precision": precision,
     }
-
-
-def _write_report(
-    page: Path, result: AnswerResult, tally: Tally, work: AnswerWork, memory: Memory, candidates_from: str
-) -> None:
-    asked, generation = work.queries, work.generation
-    if work.brings:
-        source = "the query file" if asked.with_candidates == asked.count else "the query file, else BM25"
-    else:
-        source = "BM25"
-    if candidates_from == "provenance":
-        source = "gold provenance"
-    notes = list(result.notes)
-    if result.resumed:
-        notes.append(
-            f"{result.resumed:,} of {result.queries:,} predictions were there already; time, scores and the sample are "
-            "of the others."
-        )
-    data = ReportData(
-        title=Path(asked.name).name,
-        created=datetime.datetime.now().astimezone(),
-        settings={
-            "query file": f"{asked.name} ({asked.format})",
-            "memory": f"{memory.directory}, version {memory.version}",
-            "passages": f"{memory.passages:,}",
-            "codec": memory.codec.name,
-            "model": work.model,
-            "candidates": f"{work.candidates}, from {source}",
-            "selected": work.select,
-            "decoding": "greedy" if generation.beams == 1 else f"{generation.beams} beams",
-            "longest answer": f"{generation.max_new_tokens} tokens",
-            "grounded": "yes" if generation.grounded else "no",
-            "precision": work.precision,
-            "queries in a batch": work.rows,
-        },
-        queries=result.answered,
-        seconds=result.seconds,
-        stages=list(result.stages.items()),
-        retrieval_scores=tally.retrieval_scores if tally.retrieval_scores.all else None,
-        rerank_scores=tally.rerank_scores if tally.rerank_scores.all else None,
-        evaluation=evaluate_answers(asked, result.output),
-        samples=[tally.samples[number] for number in sorted(tally.samples)],
-        notes=notes,
-    )
-    temporary = page.with_name(f".{page.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(render_report(data), encoding="utf-8")
-        temporary.replace(page)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{page} cannot be written: {error.strerror}; the predictions are complete") from error

@@ -1,20 +1,29 @@
 """The `glimmer` command. Each subcommand is a thin shell in `commands/` over a job that is a plain function.
 
 Subcommands load when they are used, so that `glimmer --help` need not import JAX or Beam. An error that Glimmer raises
-on purpose is printed in one line and ends the command with status 1; a wrong command line ends with click's status 2.
+on purpose is printed in one line and ends the command with status 1, a wrong command line with 2, any other exception
+with 70. Interruptions are `signals`' business.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import click
 
 from .. import GlimmerError, __version__
+from ..storage.printable import printable_line
+from .printing import echo
+
+_LONGEST_MESSAGE: Final = 500
 
 # name -> (module under commands/, one line for the overview)
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -53,6 +62,8 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"..commands.{COMMANDS[cmd_name][0]}", __name__)
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
+        if not any(parameter.name == "debug" for parameter in command.params):
+            command.params.append(_debug_option())
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -60,7 +71,13 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
+def _debug_option() -> click.Option:
+    """`run` looks for it among the arguments; here it is accepted and shown in the help of every command."""
+    return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 @click.version_option(__version__, prog_name="glimmer")
 def glimmer() -> None:
     """Precomputed memory for retrieval-augmented language models.
@@ -69,26 +86,68 @@ def glimmer() -> None:
     """
 
 
-def main() -> None:
-    """Entry point: runs the command and turns errors into one line and an exit status."""
-    # Beam starts a gRPC server even in process; its fork handlers only add noise to standard error.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    # Beam warns on import that BigQuery's client is not installed; nobody here asked for it.
-    logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command that `arguments` name; returns its exit status.
+
+    Errors become one line on standard error. Status 1 is an error that Glimmer raises on purpose, 2 a wrong command
+    line, 70 any other exception, which is a mistake in Glimmer. `--debug` adds the traceback.
+    """
+    debug = "--debug" in arguments
+    _quieten_libraries(debug)
     try:
-        glimmer(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        glimmer.main(args=list(arguments), prog_name="glimmer", standalone_mode=False)
+        sys.stdout.flush()
+        return 0
     except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("glimmer: interrupted; run the same command again to go on", err=True)
-        sys.exit(130)
-    except GlimmerError as error:
-        click.echo(f"glimmer: error: {' '.join(str(error).split())}", err=True)
-        sys.exit(1)
+        return leave.exit_code
     except BrokenPipeError:
         # The reader of our output went away (`glimmer export … | head`): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _discard_output()
+        return 141
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # panics of Rust libraries derive from BaseException
+        if debug:
+            traceback.print_exc()
+        message, status = describe_error(error)
+        echo(message, err=True)
+        _discard_output()
+        return status
+
+
+def describe_error(error: BaseException) -> tuple[str, int]:
+    """The one line that stands for `error`, and the exit status."""
+    if isinstance(error, click.ClickException):
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        hint = f"; see {context.command_path} --help" if context is not None else ""
+        return f"glimmer: error: {printable_line(error.format_message()).rstrip('.')}{hint}", error.exit_code
+    if isinstance(error, GlimmerError):
+        return f"glimmer: error: {printable_line(str(error))}", 1
+    if isinstance(error, MemoryError):
+        return "glimmer: error: out of memory; free some, or take smaller batches (--batch-size)", 1
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        return f"glimmer: error: standard output cannot be written: {error.strerror}", 1
+    kind = type(error).__name__
+    words = printable_line(str(error))[:_LONGEST_MESSAGE] or "no message"
+    return (
+        f"glimmer: internal error: {kind}: {words}; this is a mistake in Glimmer: please report it on its issue "
+        "tracker, with what the same command prints with --debug",
+        70,
+    )
+
+
+def _quieten_libraries(debug: bool) -> None:
+    # Beam starts a gRPC server even in process; its fork handlers only add noise to standard error.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Beam logs the traceback of every step that fails, and the error itself comes to us.
+    logging.getLogger("apache_beam").setLevel(logging.WARNING if debug else logging.CRITICAL + 1)
+    # Beam warns on import that BigQuery's client is not installed; nobody here asked for it.
+    logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
+
+
+def _discard_output() -> None:
+    """What is still buffered for a standard output that refuses it must not fail again when Python exits."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -24,6 +24,7 @@ from ..encoders.model_directory import WEIGHTS, model_card, save_model
 from ..encoders.weights import Tensors, in_memory
 from ..reader.config import ReaderConfig
 from ..reader.model import Reader
+from ..storage.paths import local_path
 
 DEFAULT_WINDOW = 256
 HUB_PREFIX = "hf:"
@@ -90,11 +91,11 @@ def convert(
     when the output cannot be written. Nothing is left behind on failure.
     """
     live, rerank = _proportion("live", live_proportion), _proportion("re-rank", rerank_proportion)
-    target = Path(output)
+    target = local_path(output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target}: already exists and is not empty; choose another --output")
     name = os.fspath(source)
-    path = _download(name.removeprefix(HUB_PREFIX)) if name.startswith(HUB_PREFIX) else Path(name)
+    path = _download(name.removeprefix(HUB_PREFIX)) if name.startswith(HUB_PREFIX) else local_path(name)
     imported = import_checkpoint(path, tokenizer=None if tokenizer is None else Path(tokenizer))
     encoder = imported.encoder
     memory_layers, live_a, live_b = split_layers(encoder.num_layers, live, rerank, allow_empty_live=allow_empty_live)

@@ -16,6 +16,7 @@ from ..reader.training.log import Scores
 from ..storage.files import write_atomic
 from ..storage.inspect import Inspection, inspect_memory
 from ..storage.memory import Memory
+from ..storage.paths import local_path
 from ..storage.verify import VerifyReport, verify
 from .answer import AnswerResult, answer
 from .answering.quality import AnswerQuality
@@ -74,7 +75,7 @@ def demo(*, directory: str | Path, progress: Progress | None = None) -> DemoResu
     """
     progress = progress or Quiet()
     prepare(progress=progress)
-    root = Path(directory)
+    root = local_path(directory)
     root.mkdir(parents=True, exist_ok=True)
     corpus, questions, predictions = root / "corpus.jsonl", root / "questions.jsonl", root / "predictions.jsonl"
     if not corpus.exists():

@@ -35,7 +35,9 @@ def run_graph(build: Callable[[beam.Pipeline], None], engine: Engine) -> None:
 
     Raises the `GlimmerError` that a step raised, as it was, or a `UsageError` naming a runner that does not exist.
     """
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    beam_log = logging.getLogger("apache_beam")
+    if beam_log.level == logging.NOTSET:  # what the caller set stays
+        beam_log.setLevel(logging.ERROR)
     options = PipelineOptions(list(engine.options), save_main_session=False)
     runner: object
     if engine.runner == IN_PROCESS:

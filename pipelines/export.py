@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import orjson
 
-from .. import StorageError
 from ..storage.memory import Memory
+from ..storage.outputs import check_output, writing
 from ..storage.passage import Passage
 from .progress import Progress, Quiet
 
 
-def export(*, memory: Memory, output: str | Path, progress: Progress | None = None) -> int:
+def export(*, memory: Memory, output: str | os.PathLike[str], progress: Progress | None = None) -> int:
     """Writes every live passage of a pinned memory to `output`, in the order of the payload; returns how many.
 
-    The file appears when it is complete. Raises StorageError where it cannot be written, DamageError for a passage
-    whose text is not what was stored.
+    A file appears when it is complete; `-` is standard output. Raises UsageError where `output` lies in the memory,
+    StorageError where it cannot be written, DamageError for a passage whose text is not what was stored.
     """
     progress = progress or Quiet()
-    path = Path(output)
-    temporary = path.with_name(path.name + ".tmp")
+    check_output(output, "--output", {"the memory": memory.directory})
     progress.stage("export", total=memory.passages, unit="passages")
     written = 0
-    try:
-        with temporary.open("wb") as out:
-            for line in export_lines(memory):
-                out.write(line)
-                written += 1
-                if written % 1024 == 0:
-                    progress.at(written)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; choose another --output") from error
+    with writing(output) as out:
+        for line in export_lines(memory):
+            out.write(line)
+            written += 1
+            if written % 1024 == 0:
+                progress.at(written)
     progress.done()
     return written
 

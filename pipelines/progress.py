@@ -19,6 +19,8 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, T
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from ..storage.printable import printable
+
 PLAIN_INTERVAL_S = 5.0
 POLL_INTERVAL_S = 0.25
 
@@ -126,7 +128,7 @@ class TerminalProgress:
             self._line(f"done in {time.monotonic() - self._began:,.1f} s  {self._rate()}")
 
     def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        self._console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     def _rate(self) -> str:
         return describe(self._amount, self._amount - self._start, time.monotonic() - self._began, self._unit)
@@ -140,7 +142,7 @@ class TerminalProgress:
         return f"{100 * self._amount / self._total:.0f} %  {self._rate()}  {left:,.0f} s left"
 
     def _line(self, text: str) -> None:
-        print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+        print(printable(f"{self._name}: {text}"), file=sys.stderr, flush=True)
 
 
 @contextmanager

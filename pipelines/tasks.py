@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, TextIO
@@ -23,7 +24,10 @@ from ..reader.training.facts import fact, statements
 from ..reader.training.spans import Gazetteer, Kind, spans
 from ..storage.files import TEMPORARY_PREFIX, make_directories, storage_error
 from ..storage.memory import Memory
+from ..storage.outputs import is_stream, writing
 from ..storage.passage import Passage
+from ..storage.paths import local_path
+from ..storage.temporary import temporary_directory
 from .progress import Progress, Quiet
 
 TASKS = ("cloze", "fact", "description", "title", "slot", "claim", "copy")
@@ -62,7 +66,8 @@ def make_tasks(
 
     Args:
         memory: its directory.
-        output: directory to make; must not exist, or be empty.
+        output: directory to make; must not exist, or be empty. `-` (standard output) or a FIFO gets all tasks' lines,
+            one task after another; a question's id begins with its task.
         version: of the memory; None is the newest.
         per_passage: cloze questions and facts tried a passage; of every other kind one.
         seed: the same seed and content give the same files.
@@ -73,10 +78,21 @@ def make_tasks(
     progress = progress or Quiet()
     if per_passage < 1:
         raise UsageError(f"at least one question a passage must be made, not {per_passage}")
-    target = Path(output)
+    opened = Memory.open(memory, version)
+    if is_stream(output):
+        with temporary_directory("glimmer-tasks-") as made, writing(output) as stream:
+            result = _write_tasks(opened, made / "tasks", per_passage, seed, progress)
+            for path in result.files.values():
+                with path.open("rb") as file:
+                    shutil.copyfileobj(file, stream, 1 << 20)
+            return replace(result, output=Path(output), files=dict.fromkeys(result.files, Path(output)))
+    target = local_path(output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists and is not empty; remove it or choose another output")
-    opened = Memory.open(Path(memory), version)
+    return _write_tasks(opened, target, per_passage, seed, progress)
+
+
+def _write_tasks(opened: Memory, target: Path, per_passage: int, seed: int, progress: Progress) -> TasksResult:
     make_directories(target)
     gazetteer, others = _learnt(opened, Random(seed))
     progress.stage("make questions", total=opened.passages, unit="passages")

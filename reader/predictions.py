@@ -39,6 +39,7 @@ class PredictionWriter:
         settings: what the answers depend on (memory, version, model, counts, the query set), as JSON values. Kept
             beside the file as `<name>.settings.json`, so that a second run with other settings is refused.
         restart: drop predictions that are there.
+        copy_to: a stream that gets every line as well, as soon as the file has it.
 
     Raises:
         StorageError: the directory or file cannot be made or written.
@@ -54,8 +55,10 @@ class PredictionWriter:
         *,
         settings: Mapping[str, Any] | None = None,
         restart: bool = False,
+        copy_to: BinaryIO | None = None,
     ) -> None:
         self.path = path
+        self._copy_to = copy_to
         self.completed = 0
         self.written = 0
         self._handle = _open_locked(path)
@@ -99,6 +102,9 @@ class PredictionWriter:
             ) from error
         self._end += len(line)
         self.written += 1
+        if self._copy_to is not None:
+            self._copy_to.write(line)
+            self._copy_to.flush()
 
     def close(self) -> None:
         """Forces everything to disk and lets go of the file."""

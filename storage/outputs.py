@@ -45,7 +45,8 @@ def check_output(output: Place, option: str, others: Mapping[str, Place | None] 
         others: what else the command reads or writes, by what it calls it, such as `the query file`; None values and
             names that are no paths are passed over.
 
-    Raises UsageError where `output` is one of `others`, StorageError where it cannot be written. Parents are made.
+    Raises UsageError where `output` is one of `others` or lies in a directory of them, StorageError where it cannot be
+    written. Parents are made.
     """
     for name, other in (others or {}).items():
         if other is None:
@@ -53,9 +54,9 @@ def check_output(output: Place, option: str, others: Mapping[str, Place | None] 
         if os.fspath(output) == STDOUT or os.fspath(other) == STDOUT:
             clash = os.fspath(output) == os.fspath(other) and name.startswith("--")  # standard input is no clash
         else:
-            clash = same_file(local_path(output), local_path(other))
+            clash = _within(local_path(output), Path(other).expanduser())
         if clash:
-            raise UsageError(f"{option} {os.fspath(output)} is {name} as well; choose another {option}")
+            raise UsageError(f"{option} {os.fspath(output)} would overwrite {name}; choose another {option}")
     if is_stream(output):
         return
     target = _target(output)
@@ -109,6 +110,13 @@ def writing(output: Place, option: str = "--output") -> Iterator[BinaryIO]:
             temporary.remove(unfinished)
 
 
+def _within(output: Path, other: Path) -> bool:
+    """Whether `output` is `other`, or lies in it where that is a directory; links followed."""
+    if same_file(output, other):
+        return True
+    return other.is_dir() and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(other))
+
+
 def _target(output: Place) -> Path:
     """The file that `output` leads to: links are followed, also a link to a file that is not there yet."""
     return Path(os.path.realpath(local_path(output)))
@@ -120,5 +128,5 @@ def _beside(target: Path) -> Path:
 
 def _unwritable(output: Place, option: str, error: OSError) -> StorageError:
     return StorageError(
-        f"{os.fspath(output)}: cannot be written: {error.strerror or error}; make room or choose another {option}"
+        f"{os.fspath(output)} cannot be written: {error.strerror or error}; make room or choose another {option}"
     )

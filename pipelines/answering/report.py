@@ -18,6 +18,7 @@ from string import Template
 
 from ... import __version__
 from ...reader.evaluation import Evaluation
+from ...storage.printable import printable
 from .charts import ScoreSample, score_chart
 
 SAMPLE_QUERIES = 25
@@ -26,8 +27,6 @@ SAMPLE_QUERIES = 25
 SHOWN_PASSAGES = 10
 """Passages shown of each ranking."""
 
-# Characters that HTML has no way to write, escaped or not: they are shown as missing.
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _EXCERPT = 300  # characters of a passage shown at first
 _METRICS = ("accuracy", "em", "f1", "rougel", "Rprec", "recall@5", "KILT-em", "KILT-f1")
 _STAGE_COLOURS = 9
@@ -121,7 +120,7 @@ def render_report(data: ReportData) -> str:
 
 
 def _escape(value: object) -> str:
-    return html.escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", str(value)))
+    return html.escape(printable(str(value)))
 
 
 def _quantity(count: int, one: str, many: str) -> str:

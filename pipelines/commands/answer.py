@@ -8,20 +8,22 @@ import click
 
 from ...reader.queries import FORMATS, LONG_QUESTIONS, LongQuestions
 from ...reader.query_fields import parse_field_options
+from ...storage.outputs import is_stream
 from ..answer import DEFAULT_CANDIDATES, DEFAULT_SELECT, AnswerResult
 from ..answer import answer as answer_job
 from ..answering.range import CandidatesFrom
 from ..engines import IN_PROCESS
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..tables import duration, grid, pairs
-from .options import engine, json_option, print_json, runner_option, runner_options_option
+from .options import engine, json_option, runner_option, runner_options_option
 
 
 @click.command()
 @click.argument("queries", type=click.Path(allow_dash=True))
 @click.option("--memory", required=True, type=click.Path(), help="Directory of the memory to answer from.")
 @click.option("--model", required=True, help="A model directory with a decoder, or a built-in name (sample).")
-@click.option("--output", required=True, type=click.Path(), help="Prediction file to write, or to go on with.")
+@click.option("--output", required=True, type=click.Path(), help="Prediction file to write or resume; - is standard output.")
 @click.option(
     "--candidates",
     type=click.IntRange(min=1),
@@ -79,7 +81,7 @@ from .options import engine, json_option, print_json, runner_option, runner_opti
     show_default=True,
     help="Of products; sums are float32 always.",
 )
-@click.option("--report", type=click.Path(dir_okay=False), help="HTML file to write about the job.")
+@click.option("--report", type=click.Path(dir_okay=False), help="HTML file to write about the job; - is standard output.")
 @click.option("--restart", is_flag=True, help="Answer everything anew instead of going on.")
 @runner_option
 @runner_options_option
@@ -114,7 +116,7 @@ def answer(
     QUERIES is JSON (lines or a list: KILT, FiD, NQ-open, HotpotQA, FlashRAG, BEIR), a table (CSV or TSV with a header,
     MS MARCO's and DPR's without), or plain text with a question a line; plain or compressed; - is standard input. How
     it was read is printed. Predictions are written in KILT's format, in input order. Running the same command again
-    goes on after the last complete line.
+    resumes after the last complete line.
 
     With --runner, workers of a Beam runner answer ranges of the file; the result is the same to the byte.
 
@@ -147,7 +149,8 @@ def answer(
             engine=None if runner == IN_PROCESS else engine(runner, runner_options),
             progress=progress,
         )
-    print_json(result.to_json()) if as_json else click.echo(_text(result))
+    piped = is_stream(output) or (report is not None and is_stream(report))
+    print_json(result.to_json(), err=piped) if as_json else echo(_text(result), err=piped)
 
 
 def _text(result: AnswerResult) -> str:

@@ -6,9 +6,10 @@ import click
 
 from ..compact import DEFAULT_DEAD_SHARE, CompactResult
 from ..compact import compact as compact_job
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..tables import duration, pairs, size
-from .options import json_option, memory_argument, print_json
+from .options import json_option, memory_argument
 
 
 @click.command()
@@ -38,7 +39,7 @@ def compact(memory: str, dead_share: float, index: bool | None, as_json: bool) -
     """
     with TerminalProgress() as progress:
         result = compact_job(memory=memory, dead_share=dead_share, index=index, progress=progress)
-    print_json(result.to_json()) if as_json else click.echo(_summary(result, dead_share))
+    print_json(result.to_json()) if as_json else echo(_summary(result, dead_share))
 
 
 def _summary(result: CompactResult, dead_share: float) -> str:

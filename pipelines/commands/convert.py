@@ -8,7 +8,8 @@ import click
 
 from ..convert import DEFAULT_WINDOW
 from ..convert import convert as convert_checkpoint
-from .options import json_option, print_json
+from ..printing import echo, print_json
+from .options import json_option
 
 
 @click.command()
@@ -72,7 +73,7 @@ def convert(
         allow_empty_live=allow_empty_live,
     )
     if not as_json:
-        click.echo("\n".join(result.lines()))
+        echo("\n".join(result.lines()))
         return
     config = result.config
     print_json(

@@ -8,6 +8,7 @@ import click
 
 from ..demo import CANDIDATES, SELECT, DemoResult, prepare
 from ..demo import demo as demo_job
+from ..printing import echo
 from ..progress import TerminalProgress
 from ..tables import grid, pairs
 from .encode import summary
@@ -34,7 +35,7 @@ def demo(directory: str, prepare_only: bool) -> None:
             prepare(progress=progress)
             return
         result = demo_job(directory=directory, progress=progress)
-    click.echo(_text(result))
+    echo(_text(result))
     if not result.report.sound:
         sys.exit(1)
 

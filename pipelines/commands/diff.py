@@ -6,9 +6,10 @@ import click
 
 from ..diff import VersionDiff
 from ..diff import diff as diff_job
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..tables import grid, pairs
-from .options import json_option, memory_argument, print_json
+from .options import json_option, memory_argument
 
 _WIDTH = 60
 
@@ -30,7 +31,7 @@ def diff(memory: str, old: int, new: int, examples: int, as_json: bool) -> None:
     """
     with TerminalProgress() as progress:
         found = diff_job(memory=memory, old=old, new=new, examples=examples, progress=progress)
-    print_json(found.to_json()) if as_json else click.echo(table(found))
+    print_json(found.to_json()) if as_json else echo(table(found))
 
 
 def table(found: VersionDiff) -> str:

@@ -11,10 +11,11 @@ from ..encode import encode as encode_job
 from ..encoding.dry_run import DryRun
 from ..encoding.dry_run import dry_run as dry_run_job
 from ..encoding.passages import DEFAULT_WORDS
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..tables import duration, pairs, size
 from .corpus_options import corpus_arguments, corpus_options
-from .options import engine, json_option, print_json, runner_option, runner_options_option
+from .options import engine, json_option, runner_option, runner_options_option
 
 
 @click.command()
@@ -83,11 +84,11 @@ def encode(
     if dry_run:
         with TerminalProgress() as progress:
             expected = dry_run_job(**arguments, progress=progress)
-        print_json(expected.to_json()) if as_json else click.echo(_dry_run_table(expected))
+        print_json(expected.to_json()) if as_json else echo(_dry_run_table(expected))
         return
     with TerminalProgress() as progress:
         result = encode_job(**arguments, memory=memory, engine=engine(runner, runner_options), progress=progress)
-    print_json(result.to_json()) if as_json else click.echo(summary(result))
+    print_json(result.to_json()) if as_json else echo(summary(result))
 
 
 def summary(result: EncodeResult) -> str:

@@ -8,8 +8,9 @@ from ...reader.config import ReaderConfig
 from ...storage.codecs import codec_names, make_codec
 from ..estimate import FORMULA_LEAVES_OUT, LEFT_OUT, PEAKS, T5_SIZES, Estimate, model_config, readers_table
 from ..estimate import estimate as estimate_costs
+from ..printing import echo, print_json
 from ..tables import duration, grid, pairs, size
-from .options import json_option, print_json
+from .options import json_option
 
 
 class _Peak(click.ParamType[float]):
@@ -120,7 +121,7 @@ def estimate(
     if as_json:
         print_json(expected.to_json() | {"model": model, "codec": codec})
     else:
-        click.echo(_text(model, codec, config, expected))
+        echo(_text(model, codec, config, expected))
 
 
 def _text(model: str, codec: str, config: ReaderConfig, expected: Estimate) -> str:

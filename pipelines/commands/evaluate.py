@@ -10,8 +10,9 @@ from ...reader.evaluation import RANKS, Evaluation
 from ...reader.evaluation import evaluate as evaluate_predictions
 from ...reader.query_fields import parse_field_options
 from ...reader.query_layout import FORMATS
+from ..printing import echo, print_json
 from ..tables import grid
-from .options import json_option, print_json
+from .options import json_option
 
 _SHOWN = ("accuracy", "em", "f1", "rougel", "Rprec", "recall@5", "KILT-em", "KILT-f1")
 
@@ -49,8 +50,8 @@ def evaluate(gold: Path, guess: Path, ranks: str, format_: str | None, fields: t
         gold=gold, guess=guess, ranks=_ranks(ranks), format=format_, fields=parse_field_options(fields)
     )
     for warning in found.warnings:
-        click.echo(f"glimmer: warning: {warning}", err=True)
-    print_json(found.to_json()) if as_json else click.echo(_table(found))
+        echo(f"glimmer: warning: {warning}", err=True)
+    print_json(found.to_json()) if as_json else echo(_table(found))
 
 
 def _ranks(text: str) -> list[int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from ...storage.catalog import Catalog
+from ..printing import echo, print_json
 from ..tables import grid
-from .options import json_option, memory_argument, print_json
+from .options import json_option, memory_argument
 
 
 @click.command()
@@ -36,4 +37,4 @@ def history(memory: str, as_json: bool) -> None:
     if as_json:
         print_json({"memory": memory, "versions": versions})
     else:
-        click.echo(grid(list(versions[0]), [list(version.values()) for version in versions]))
+        echo(grid(list(versions[0]), [list(version.values()) for version in versions]))

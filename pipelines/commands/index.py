@@ -6,8 +6,9 @@ import click
 
 from ...storage.memory import Memory
 from ..index import open_index
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
-from .options import json_option, memory_argument, print_json, version_option
+from .options import json_option, memory_argument, version_option
 
 
 @click.command()
@@ -32,4 +33,4 @@ def index(memory: str, version: int | None, rebuild: bool, as_json: bool) -> Non
     if as_json:
         print_json(record)
     else:
-        click.echo(f"{found.directory}: {found.count:,} passages of version {opened.version}")
+        echo(f"{found.directory}: {found.count:,} passages of version {opened.version}")

@@ -6,8 +6,9 @@ import click
 
 from ...storage.inspect import Inspection, inspect_memory
 from ...storage.memory import Memory
+from ..printing import echo, print_json
 from ..tables import pairs, size
-from .options import json_option, memory_argument, print_json, version_option
+from .options import json_option, memory_argument, version_option
 
 _BAR = 40
 
@@ -24,7 +25,7 @@ def inspect(memory: str, version: int | None, as_json: bool) -> None:
       glimmer inspect wiki.memory
     """
     found = inspect_memory(Memory.open(memory, version))
-    print_json(found.to_json()) if as_json else click.echo(facts(memory, found))
+    print_json(found.to_json()) if as_json else echo(facts(memory, found))
 
 
 def facts(memory: str, found: Inspection) -> str:

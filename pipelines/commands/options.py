@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import click
 
 from ..engines import IN_PROCESS, Engine
@@ -32,8 +29,3 @@ runner_options_option = click.option(
 def engine(runner: str, options: tuple[str, ...]) -> Engine:
     """The engine that `--runner` and `--runner-option` ask for."""
     return Engine(runner=runner, options=[f"--{option.removeprefix('--')}" for option in options])
-
-
-def print_json(record: dict[str, Any]) -> None:
-    """One JSON object on standard output, UTF-8, indented."""
-    click.echo(json.dumps(record, indent=2, ensure_ascii=False))

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..refresh import RefreshPlan, RefreshResult, refresh_dry_run
 from ..refresh import refresh as refresh_job
@@ -13,7 +14,7 @@ from ..refreshing.job import RefreshCounts
 from ..tables import duration, pairs, size
 from .corpus_options import corpus_arguments, corpus_options
 from .diff import shortened
-from .options import engine, json_option, print_json, runner_option, runner_options_option
+from .options import engine, json_option, runner_option, runner_options_option
 
 
 @click.command()
@@ -75,9 +76,9 @@ def refresh(
         else:
             result = refresh_job(**arguments, index=index, engine=engine(runner, runner_options), progress=progress)
     if dry_run:
-        print_json(expected.to_json()) if as_json else click.echo(_dry_run_table(expected))
+        print_json(expected.to_json()) if as_json else echo(_dry_run_table(expected))
     else:
-        print_json(result.to_json()) if as_json else click.echo(summary(result))
+        print_json(result.to_json()) if as_json else echo(summary(result))
 
 
 def summary(result: RefreshResult) -> str:

@@ -6,10 +6,11 @@ import sys
 
 import click
 
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..repair import RepairResult
 from ..repair import repair as repair_job
-from .options import json_option, memory_argument, print_json, version_option
+from .options import json_option, memory_argument, version_option
 
 _SHOWN = 50
 
@@ -33,7 +34,7 @@ def repair(memory: str, model: str | None, version: int | None, drop: bool, as_j
     """
     with TerminalProgress() as progress:
         result = repair_job(memory=memory, model=model, version=version, drop=drop, progress=progress)
-    print_json(result.to_json()) if as_json else click.echo(_summary(result))
+    print_json(result.to_json()) if as_json else echo(_summary(result))
     if not result.sound:
         sys.exit(1)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from ..printing import echo, print_json
 from ..rollback import rollback as rollback_job
-from .options import json_option, memory_argument, print_json
+from .options import json_option, memory_argument
 
 
 @click.command()
@@ -26,6 +27,6 @@ def rollback(memory: str, version: int, as_json: bool) -> None:
         record = {"memory": memory, "version": manifest.version, "to": version, "passages": manifest.passages}
         print_json(record | {"tokens": manifest.tokens, "job": manifest.job})
     else:
-        click.echo(
+        echo(
             f"{memory}: version {manifest.version} holds what version {version} held: {manifest.passages:,} passages"
         )

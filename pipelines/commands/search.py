@@ -9,8 +9,9 @@ import click
 
 from ...storage.memory import Memory
 from ..index import open_index
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
-from .options import json_option, memory_argument, print_json, version_option
+from .options import json_option, memory_argument, version_option
 
 _EXCERPT = 160
 
@@ -53,7 +54,7 @@ def search(memory: str, question: tuple[str, ...], top: int, version: int | None
         print_json({"memory": memory, "version": opened.version, "question": words, "passages": rows})
         return
     if not rows:
-        click.echo("nothing found: no word of the question stands in the memory")
+        echo("nothing found: no word of the question stands in the memory")
     for row in rows:
-        click.echo(f"{row['rank']:>3}  {row['score']:>7.2f}  {row['title']}  ({row['passage_id']})")
-        click.echo(textwrap.indent(textwrap.shorten(row["text"], _EXCERPT, placeholder=" …"), " " * 14))
+        echo(f"{row['rank']:>3}  {row['score']:>7.2f}  {row['title']}  ({row['passage_id']})")
+        echo(textwrap.indent(textwrap.shorten(row["text"], _EXCERPT, placeholder=" …"), " " * 14))

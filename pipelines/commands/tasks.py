@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import click
 
+from ...storage.outputs import is_stream
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..tables import grid
 from ..tasks import make_tasks
-from .options import json_option, memory_argument, print_json, version_option
+from .options import json_option, memory_argument, version_option
 
 
 @click.command()
 @memory_argument
-@click.option("--output", required=True, type=click.Path(), help="Directory to make, one KILT file a task.")
+@click.option("--output", required=True, type=click.Path(), help="Directory to make, one KILT file a task; - is standard output.")
 @version_option
 @click.option(
     "--per-passage",
@@ -38,8 +40,9 @@ def tasks(memory: str, output: str, version: int | None, per_passage: int, seed:
         result = make_tasks(
             memory=memory, output=output, version=version, per_passage=per_passage, seed=seed, progress=progress
         )
+    piped = is_stream(output)  # the questions themselves are on standard output then
     if as_json:
-        print_json(result.to_json())
+        print_json(result.to_json(), err=piped)
         return
     rows = [(name, result.questions[name], str(path)) for name, path in result.files.items()]
-    click.echo(grid(("task", "questions", "file"), rows))
+    echo(grid(("task", "questions", "file"), rows), err=piped)

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from ...reader.training.config import TrainConfig
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..tables import grid, pairs
 from ..train import TrainResult
 from ..train import train as train_job
-from .options import json_option, print_json
+from .options import json_option
 
 
 @click.command()
@@ -42,7 +43,7 @@ def train(config: str, as_json: bool) -> None:
     """
     with TerminalProgress() as progress:
         result = train_job(config=TrainConfig.from_toml(Path(config)), progress=progress)
-    print_json(result.to_json()) if as_json else click.echo(_text(result))
+    print_json(result.to_json()) if as_json else echo(_text(result))
 
 
 def _text(result: TrainResult) -> str:

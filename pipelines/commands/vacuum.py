@@ -8,11 +8,12 @@ from typing import Final
 
 import click
 
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..tables import pairs, size
 from ..vacuum import DEFAULT_VERSIONS, VacuumResult
 from ..vacuum import vacuum as vacuum_job
-from .options import json_option, memory_argument, print_json
+from .options import json_option, memory_argument
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SHOWN: Final = 20
@@ -60,7 +61,7 @@ def vacuum(memory: str, older_than: datetime.timedelta, keep_versions: int, dry_
         result = vacuum_job(
             memory=memory, older_than=older_than, keep_versions=keep_versions, dry_run=dry_run, progress=progress
         )
-    print_json(result.to_json()) if as_json else click.echo(_summary(result))
+    print_json(result.to_json()) if as_json else echo(_summary(result))
 
 
 def _summary(result: VacuumResult) -> str:

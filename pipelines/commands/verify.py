@@ -9,9 +9,10 @@ import click
 
 from ...storage.verify import VerifyReport
 from ...storage.verify import verify as verify_memory
+from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..tables import size
-from .options import json_option, memory_argument, print_json, version_option
+from .options import json_option, memory_argument, version_option
 
 _SHOWN = 50
 
@@ -36,7 +37,7 @@ def verify(memory: str, version: int | None, as_json: bool) -> None:
     if as_json:
         print_json(asdict(report) | {"sound": report.sound})
     else:
-        click.echo(verdict(memory, report))
+        echo(verdict(memory, report))
     if not report.sound:
         sys.exit(1)
 

@@ -125,7 +125,7 @@ def test_an_output_that_is_something_else(world: Path, tmp_path: Path) -> None:
 
 def test_the_query_file_as_output(world: Path, tmp_path: Path) -> None:
     path = questions(tmp_path, {"id": "a", "input": "kalo"})
-    with pytest.raises(UsageError, match="is the query file itself"):
+    with pytest.raises(UsageError, match="would overwrite the query file"):
         answer(queries=path, memory=world / "memory", model=world / "model", output=path)
 
 

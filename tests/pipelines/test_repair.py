@@ -252,7 +252,7 @@ def test_what_cannot_be_made_again_says_restore_from_a_copy(memory: Path) -> Non
 
 def test_the_command_says_what_it_did_and_its_status_tells(memory: Path) -> None:
     def run() -> subprocess.CompletedProcess[str]:
-        code = "from glimmer.pipelines.cli import main; main()"
+        code = "from glimmer.pipelines.program import main; main()"
         command = [sys.executable, "-c", code, "repair", str(memory)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -146,7 +146,7 @@ def test_a_run_killed_without_warning_goes_on_as_if_it_had_not_been(whole: Train
     toml = world / "killed.toml"
     toml.write_text(as_toml(config), encoding="utf-8")
     assert TrainConfig.from_toml(toml) == config
-    code = "from glimmer.pipelines.cli import main; main()"
+    code = "from glimmer.pipelines.program import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, "train", "--config", str(toml)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     try:
