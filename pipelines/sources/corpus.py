@@ -211,8 +211,8 @@ def _kind(part: Part) -> tuple[str, str | None, str | None]:
 
 
 def _shown(part: Part) -> str:
-    fields = part.layout.describe()
-    return f"{part.format_name} ({fields})" if fields else part.format_name
+    used = ", ".join(part.layout.used[role] for role in ("id", "text") if role in part.layout.used)
+    return f"{part.format_name} ({used})" if used else part.format_name
 
 
 def _unique(records: Iterator[Record]) -> Iterator[Record]:

@@ -8,6 +8,7 @@ from typing import Final
 from ... import InputError
 from .fields import FieldNames
 from .formats import FORMATS, SourceFormat
+from .formats.tsv import is_header
 from .layout import Layout
 from .sample import Sample, take_sample
 from .source_file import SourceFile
@@ -43,13 +44,16 @@ def _wanted(names: FieldNames) -> Callable[[str], bool]:
 
 def _found(sample: Sample, names: FieldNames) -> str:
     """What a file holds instead, and what to do about it."""
+    first = sample.lines[0].decode("utf-8", "replace") if sample.lines else ""
     if sample.container != "text":
         present, what = list(sample.columns), "its columns are"
     elif sample.records:
         present, what = list(sample.records[0]), "its records have the fields"
-    elif b"\t" in sample.lines[0]:
-        present = sample.lines[0].decode("utf-8", "replace").split("\t")
+    elif "\t" in first:
+        present = first.split("\t")
         what = f"its first line has {len(present)} tab-separated columns:"
+    elif "," in first and is_header([cell.strip().lower() for cell in first.split(",")]):
+        return "a comma-separated table; write it with tabs between the columns"
     else:
         return f"its first {len(sample.lines)} line(s) are neither records nor a table; name its format with --format"
     shown = ", ".join(_short(name) for name in present[:_MOST_SHOWN]) + (" …" if len(present) > _MOST_SHOWN else "")
@@ -58,9 +62,9 @@ def _found(sample: Sample, names: FieldNames) -> str:
             return f"{what} {shown}, and none of them is {name} (--field {role}={name})"
     used = names.fitted(present).found(present)
     missing = " and ".join(f"an article's {role}" for role in ("id", "text") if role not in used)
-    return (
-        f"{what} {shown}; none is known to hold {missing or 'an article'}: name them with --field id=… --field text=…"
-    )
+    if not missing:
+        return f"{what} {shown}; leave --format out"
+    return f"{what} {shown}; none is known to hold {missing}: name them with --field id=… --field text=…"
 
 
 def _short(name: str) -> str:

@@ -91,7 +91,7 @@ class FieldNames:
     def fitted(self, present: Iterable[str]) -> FieldNames:
         """The same names, with the spelling (upper or lower case) that the fields `present` have."""
         spelled = {name.lower(): name for name in present}
-        if self.chosen or all(lower == name for lower, name in spelled.items()):
+        if all(lower == name for lower, name in spelled.items()):
             return self
 
         def respelled(names: Sequence[str]) -> tuple[str, ...]:

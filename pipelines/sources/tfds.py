@@ -29,7 +29,7 @@ _CHUNK = 64
 
 def is_dataset_directory(path: str) -> bool:
     """Whether a local directory is a prepared TFDS dataset; Hugging Face writes a `dataset_info.json` as well."""
-    directory = Path(path)
+    directory = Path(path).expanduser()
     return (
         (directory / "dataset_info.json").is_file()
         and not (directory / SAVED_STATE).exists()

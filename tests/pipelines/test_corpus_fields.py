@@ -39,6 +39,8 @@ def test_fields_are_named_for_every_kind_of_record(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("prose\tx\tlabel\tkey\nOne.\t-\tT\t1\n")
     assert read(tmp_path / "a.tsv", fields=CHOSEN) == [("1", "T", ["One."])]
     assert read(lines(tmp_path / "b.jsonl", ODD), fields={"text": "prose"}) == [("not this", "", ["One.", "Two."])]
+    upper = {"ID": "1", "Title": "T", "prose": "One."}
+    assert read(lines(tmp_path / "u.jsonl", upper), fields={"text": "prose"}) == [("1", "T", ["One."])]
     kilt = {"wikipedia_id": "1", "wikipedia_title": "T", "body": ["T\n", "One.\n"]}
     found = list(read_articles([lines(tmp_path / "k.jsonl", kilt)], fields={"text": "body"}))
     assert [(r.article_id, r.paragraphs, r.first_paragraph) for r in found if isinstance(r, Article)] == [
@@ -62,6 +64,12 @@ def test_a_file_without_a_known_text_says_what_it_has(tmp_path: Path) -> None:
         read(path)
     with pytest.raises(InputError, match="cannot be read as parquet"):
         read(path, format="parquet")
+    pq.write_table(pa.table({"id": ["1"], "text": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="cannot be read as dpr: its columns are id, text; leave --format out"):
+        read(tmp_path / "a.parquet", format="dpr")
+    (tmp_path / "a.csv").write_text("id,title,text\n1,T,x\n")
+    with pytest.raises(InputError, match="a comma-separated table; write it with tabs"):
+        read(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize("options", [["text"], ["text="], ["body=text"], ["id=a", "id=b"], ["=x"]])
