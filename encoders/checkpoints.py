@@ -19,6 +19,8 @@ from .t5x_checkpoint import read_t5x
 from .torch_archive import read_torch
 from .weights import LazyTensor, Tensors, in_memory, read_safetensors, read_sharded
 
+_MOST_LAYERS = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
@@ -165,7 +167,7 @@ def _t5_directory(directory: Path, config: object, tokenizer: Path | None) -> Im
     tied = read.boolean("tie_word_embeddings")
     depth = read.take("num_decoder_layers")
     decoder_layers = encoder.num_layers if depth is None else depth
-    if not isinstance(decoder_layers, int) or not 1 <= decoder_layers <= 1024:
+    if not isinstance(decoder_layers, int) or not 1 <= decoder_layers <= _MOST_LAYERS:
         read.fail(f"must be a positive integer, not {decoder_layers!r:.40}", "num_decoder_layers")
     tensors = map_t5(_directory_tensors(directory), encoder, decoder_layers=decoder_layers, tied_head=tied)
     has_decoder = "decoder.relative_bias" in tensors
@@ -336,7 +338,8 @@ def _t5x_file(path: Path, tokenizer: Path) -> Imported:
 def _layers(tensors: Tensors, side: str) -> int:
     prefix = f"{side}/layers_"
     numbers = {name.removeprefix(prefix).split("/")[0] for name in tensors if name.startswith(prefix)}
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+    # Longer numbers are no layers of any model.
+    return 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) < 6), default=-1)
 
 
 def _unscan(tensors: Tensors) -> Tensors:
@@ -347,6 +350,8 @@ def _unscan(tensors: Tensors) -> Tensors:
         if inside == rest or len(entry.shape) < 2:
             entries[name] = entry
             continue
+        if entry.shape[1] > _MOST_LAYERS:
+            raise ModelError(f"{tensors.origin}: {name} is {list(entry.shape)}: more than {_MOST_LAYERS} layers")
         for number in range(entry.shape[1]):
             entries[f"{side}/layers_{number}/{inside}"] = entry.index(1, number)
     return Tensors(entries, tensors.origin)

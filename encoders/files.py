@@ -38,9 +38,9 @@ def read_plain(path: Path, most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise ModelError(f"{path}: has {size:,} bytes, more than such a file ever has ({most:,})")
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ModelError(f"{path}: grows while it is read")
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise ModelError(f"{path}: its size changes while it is read")
     return content
 
 

@@ -6,8 +6,8 @@ Arrays are msgpack extension 1 holding (shape, dtype name, bytes), as Flax's ser
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,48 @@ import msgpack
 import numpy as np
 
 from .. import ModelError
+from .files import read_plain, understood
 from .weights import BFLOAT16, Array
 
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _CHUNKED = "__msgpack_chunked_array__"
+_LARGEST_FILE = 1 << 38
+_MOST_ELEMENTS = 1 << 12
+"""Elements of a list. msgpack allots a list by its announced length, before it has seen one element; in these files
+lists are chunks of 1 GiB."""
+_MOST_KEYS = 1 << 16
+_MOST_DIMENSIONS, _LARGEST_SIZE = 16, 1 << 48
+_DEEPEST = 64
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "bfloat16": BFLOAT16,
+    "V2": BFLOAT16,
+    **{name: np.dtype(name) for name in ("float16", "float32", "float64", "bool")},
+    **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+def _shape(value: Any, size: int) -> tuple[int, ...]:
+    """A checked shape of `size` elements."""
+    if isinstance(value, Mapping):
+        value = [value[key] for key in sorted(value, key=int)]
+    shape = tuple(value)
+    if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n <= _LARGEST_SIZE for n in shape):
+        raise ValueError(f"{list(shape)!r:.80} is no shape")
+    if prod(shape) != size:
+        raise ValueError(f"an array of shape {list(shape)} has {size} elements")
+    return shape
 
 
 def _array(data: bytes) -> Array:
-    shape, name, buffer = msgpack.unpackb(data, raw=True)
+    shape, name, buffer = msgpack.unpackb(
+        data, raw=True, max_array_len=_MOST_DIMENSIONS, max_map_len=0, max_ext_len=0, strict_map_key=False
+    )
     name = name.decode() if isinstance(name, bytes) else name
-    dtype = BFLOAT16 if name in ("bfloat16", "V2") else np.dtype(str(name))
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(buffer):
-        raise ValueError(f"an array of {name} {list(shape)} has {len(buffer)} bytes")
-    return np.frombuffer(buffer, dtype).reshape(shape)
+    dtype = _DTYPES.get(name)
+    if dtype is None or not isinstance(buffer, bytes) or len(buffer) % dtype.itemsize:
+        raise ValueError(f"an array of {name!r:.40} has {len(buffer)} bytes")
+    flat: Array = np.frombuffer(buffer, dtype)
+    return flat.reshape(_shape(shape, flat.size))
 
 
 def _extension(code: int, data: bytes) -> Any:
@@ -38,37 +67,46 @@ def _extension(code: int, data: bytes) -> Any:
     raise ValueError(f"unknown extension type {code}")
 
 
-def _flatten(tree: Any, prefix: str, flat: dict[str, Array]) -> None:
+def _joined(tree: Mapping[Any, Any]) -> Array:
+    """An array that was cut into chunks."""
+    chunks = tree["chunks"]
+    parts = [chunks[key] for key in sorted(chunks, key=int)] if isinstance(chunks, Mapping) else list(chunks)
+    if not parts or not all(isinstance(part, np.ndarray) and part.dtype == parts[0].dtype for part in parts):
+        raise ValueError("a chunked array is not of arrays of one type")
+    flat: Array = np.concatenate([np.ravel(part) for part in parts])
+    return flat.reshape(_shape(tree["shape"], flat.size))
+
+
+def _flatten(tree: Any, prefix: str, flat: dict[str, Array], depth: int = 0) -> None:
     if isinstance(tree, Mapping):
+        if depth > _DEEPEST:
+            raise ValueError("its tree is nested too deep")
         if _CHUNKED in tree:
-            chunks = tree["chunks"]
-            parts = [chunks[key] for key in sorted(chunks, key=int)] if isinstance(chunks, Mapping) else list(chunks)
-            shape = tree["shape"]
-            shape = [int(shape[key]) for key in sorted(shape, key=int)] if isinstance(shape, Mapping) else list(shape)
-            flat[prefix] = np.concatenate([np.ravel(part) for part in parts]).reshape(shape)
+            flat[prefix] = _joined(tree)
             return
         for key, value in tree.items():
-            _flatten(value, f"{prefix}/{key}" if prefix else str(key), flat)
+            _flatten(value, f"{prefix}/{key}" if prefix else str(key), flat, depth + 1)
     elif isinstance(tree, np.ndarray):
         flat[prefix] = tree
 
 
 def read_t5x(path: Path) -> dict[str, Array]:
     """The model's parameters by path ("encoder/layers_0/attention/query/kernel"). ModelError when malformed."""
-    try:
-        tree = msgpack.unpackb(path.read_bytes(), ext_hook=_extension, raw=False, strict_map_key=False)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # msgpack and NumPy raise many kinds on a damaged file
-        raise ModelError(f"{path}: not a T5X msgpack checkpoint, or damaged: {error}") from None
-    for key in ("optimizer", "target", "params"):
-        if isinstance(tree, Mapping) and key in tree:
-            tree = tree[key]
+    content = read_plain(path, _LARGEST_FILE)
     flat: dict[str, Array] = {}
-    try:
+    with understood(path, "not a T5X msgpack checkpoint, or damaged"):
+        tree = msgpack.unpackb(
+            content,
+            ext_hook=_extension,
+            raw=False,
+            strict_map_key=False,
+            max_array_len=_MOST_ELEMENTS,
+            max_map_len=_MOST_KEYS,
+        )
+        for key in ("optimizer", "target", "params"):
+            if isinstance(tree, Mapping) and key in tree:
+                tree = tree[key]
         _flatten(tree, "", flat)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: a chunked array is damaged: {error}") from None
     if "token_embedder/embedding" not in flat:
         raise ModelError(f"{path}: no token_embedder/embedding: this is not a T5X T5 checkpoint")
     return flat

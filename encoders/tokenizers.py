@@ -17,9 +17,13 @@ import tokenizers
 
 from .. import ModelError
 from .config import TokenizerSpec
+from .files import read_plain, understood
+from .tokenizer_json import check_tokenizer_json
 
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
+_LARGEST_FILE = 16 << 20
+_BROKEN = "the tokenizer fails over a text; its file is damaged"
 
 
 class WordParts(NamedTuple):
@@ -73,14 +77,12 @@ class SentencePieceTokenizer:
     """T5's tokenizer. A decoder starts from the padding token, as T5's does."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._model = path.read_bytes()
+        self._path = path
+        self._model = read_plain(path, _LARGEST_FILE)
+        with understood(path, "not a SentencePiece model"):
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=self._model)
             self.vocab_size = int(self._pieces.vocab_size())
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ModelError(f"{path}: not a SentencePiece model: {error}") from None
+            self._pieces.encode(["Try it."], out_type=int, add_eos=True)
         if self.vocab_size < 4:
             raise ModelError(f"{path}: not a SentencePiece model: {self.vocab_size} pieces")
         self.pad_id, self.eos_id = int(self._pieces.pad_id()), int(self._pieces.eos_id())
@@ -90,10 +92,12 @@ class SentencePieceTokenizer:
         self.bos_id = self.pad_id
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        return [np.asarray(ids, np.int32) for ids in self._pieces.encode(_clean(texts), out_type=int, add_eos=True)]
+        with understood(self._path, _BROKEN):
+            return [np.asarray(ids, np.int32) for ids in self._pieces.encode(_clean(texts), out_type=int, add_eos=True)]
 
     def encode_plain(self, texts: Sequence[str]) -> list[Ids]:
-        return [np.asarray(ids, np.int32) for ids in self._pieces.encode(_clean(texts), out_type=int)]
+        with understood(self._path, _BROKEN):
+            return [np.asarray(ids, np.int32) for ids in self._pieces.encode(_clean(texts), out_type=int)]
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         special = (self.pad_id, self.eos_id)
@@ -118,17 +122,16 @@ class WordPieceTokenizer:
     """BERT's tokenizer, from a `tokenizer.json`. A decoder starts from [CLS] and ends with [SEP]."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            text = path.read_text(encoding="utf-8")
-            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+        self._path = path
+        content = read_plain(path, _LARGEST_FILE)
+        with understood(path, "not a tokenizer.json of BERT"):  # the library raises bare Exception, and panics
+            text = content.decode("utf-8")
             self._definition: dict[str, Any] = json.loads(text)
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except Exception as error:  # the library raises bare Exception for a malformed file
-            raise ModelError(f"{path}: not a tokenizer.json: {error}") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.vocab_size = int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+            self.vocab_size = check_tokenizer_json(self._definition)
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._tokenizer.encode("Try it.")
 
         def special(name: str) -> int:
             found = self._tokenizer.token_to_id(name)
@@ -140,10 +143,12 @@ class WordPieceTokenizer:
         self.bos_id, self.eos_id = special("[CLS]"), special("[SEP]")
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        return [np.asarray(each.ids, np.int32) for each in self._tokenizer.encode_batch(_clean(texts))]
+        with understood(self._path, _BROKEN):
+            return [np.asarray(each.ids, np.int32) for each in self._tokenizer.encode_batch(_clean(texts))]
 
     def encode_plain(self, texts: Sequence[str]) -> list[Ids]:
-        encoded = self._tokenizer.encode_batch(_clean(texts), add_special_tokens=False)
+        with understood(self._path, _BROKEN):
+            encoded = self._tokenizer.encode_batch(_clean(texts), add_special_tokens=False)
         return [np.asarray(each.ids, np.int32) for each in encoded]
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
@@ -152,7 +157,8 @@ class WordPieceTokenizer:
         return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
     def places(self, text: str) -> tuple[Ids, list[tuple[int, int]]]:
-        encoded = self._tokenizer.encode(_clean([text])[0])
+        with understood(self._path, _BROKEN):
+            encoded = self._tokenizer.encode(_clean([text])[0])
         return np.asarray(encoded.ids, np.int32), [(int(start), int(end)) for start, end in encoded.offsets]
 
     def word_parts(self) -> WordParts:

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from .. import ModelError, StorageError
+from .files import open_plain, read_plain, understood
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,7 +39,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_LARGEST_HEADER = 100_000_000
+_LARGEST_HEADER = 8 << 20
+_LARGEST_SIZE, _MOST_DIMENSIONS = 1 << 48, 16
 
 
 @dataclass(frozen=True)
@@ -111,46 +114,73 @@ def in_memory(arrays: Mapping[str, Array], origin: str = "memory") -> Tensors:
 
 def read_safetensors(path: Path) -> Tensors:
     """Maps one .safetensors file. ModelError when it is absent, cut short or its header is not sound."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-                raise ModelError(f"{path}: not a safetensors file, or cut short (header of {length} bytes)")
-            header = json.loads(file.read(length).decode("utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: the safetensors header is not valid JSON: {error}") from None
-    if not isinstance(header, dict):
-        raise ModelError(f"{path}: the safetensors header is not a JSON object")
-    header.pop("__metadata__", None)
-    data = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.zeros(0, np.uint8)
-    return Tensors({name: _entry(path, name, value, data) for name, value in header.items()}, str(path))
+    with open_plain(path) as file, understood(path, "the safetensors header is not valid JSON"):
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+            raise ModelError(f"{path}: not a safetensors file, or cut short (header of {length} bytes)")
+        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
+        if not isinstance(header, dict):
+            raise ModelError(f"{path}: the safetensors header is not a JSON object")
+        header.pop("__metadata__", None)
+        data: Array = np.zeros(0, np.uint8)
+        if size > 8 + length:
+            data = np.memmap(file, np.uint8, "r", offset=8 + length)
+    spans = [_span(path, name, value, data.size) for name, value in header.items()]
+    ordered = sorted((span for span in spans if span.begin < span.end), key=lambda span: span.begin)
+    for before, after in pairwise(ordered):
+        if after.begin < before.end:
+            raise ModelError(f"{path}: tensors {before.name!r:.80} and {after.name!r:.80} share bytes")
+    return Tensors({span.name: span.tensor(data) for span in spans}, str(path))
 
 
-def _entry(path: Path, name: str, value: object, data: Array) -> LazyTensor:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return record
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a tensor lies in the data of a safetensors file, in bytes."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    def tensor(self, data: Array) -> LazyTensor:
+        return LazyTensor(
+            self.shape, self.dtype, lambda: data[self.begin : self.end].view(self.dtype).reshape(self.shape)
+        )
+
+
+def _span(path: Path, name: str, value: object, size: int) -> _Span:
     try:
         dtype = _DTYPES[value["dtype"]]  # type: ignore[index]
-        shape = tuple(int(extent) for extent in value["shape"])  # type: ignore[index]
-        begin, end = (int(offset) for offset in value["data_offsets"])  # type: ignore[index]
+        shape, offsets = value["shape"], value["data_offsets"]  # type: ignore[index]
+        begin, end = offsets
+        numbers = (*shape, begin, end)
     except (KeyError, TypeError, ValueError):
-        raise ModelError(f"{path}: tensor {name} has no sound dtype, shape and data_offsets") from None
-    if min(shape, default=0) < 0 or not 0 <= begin <= end or end - begin != math.prod(shape) * dtype.itemsize:
-        raise ModelError(f"{path}: tensor {name} has offsets that disagree with its shape {list(shape)}")
-    if end > data.size:
-        raise ModelError(f"{path}: cut short: tensor {name} ends at byte {end} of {data.size}")
-    return LazyTensor(shape, dtype, lambda: data[begin:end].view(dtype).reshape(shape))
+        raise ModelError(f"{path}: tensor {name!r:.80} has no sound dtype, shape and data_offsets") from None
+    if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n <= _LARGEST_SIZE for n in numbers):
+        raise ModelError(f"{path}: tensor {name!r:.80} has a shape or data_offsets that are no sizes")
+    if begin > end or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ModelError(f"{path}: tensor {name!r:.80} has offsets that disagree with its shape {shape!r:.80}")
+    if end > size:
+        raise ModelError(f"{path}: cut short: tensor {name!r:.80} ends at byte {end} of {size}")
+    return _Span(name, dtype, tuple(shape), begin, end)
 
 
 def read_sharded(directory: Path, index: str, read: Callable[[Path], Tensors]) -> Tensors:
     """Tensors of a checkpoint cut into files by an index (`*.index.json`) that maps names to files of `directory`."""
     path = directory / index
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    content = read_plain(path, 2 * _LARGEST_HEADER)
+    with understood(path, "not a checkpoint index"):
+        weight_map = json.loads(content.decode("utf-8"), object_pairs_hook=_unique)["weight_map"]
         files = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: not a checkpoint index: {error}") from None
     if any(not isinstance(name, str) or Path(name).name != name for name in files):
         raise ModelError(f"{path}: names a file outside its directory")
     parts = {name: read(directory / name) for name in files}
