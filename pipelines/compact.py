@@ -24,12 +24,13 @@ import pyarrow as pa
 
 from .. import ConflictError, DamageError, UsageError
 from ..storage.catalog_files import CATALOG_SCHEMA, read_catalog_file
-from ..storage.files import remove_tree, sha256_file
+from ..storage.files import sha256_file
 from ..storage.layout import codes_name, lengths_name, text_name
 from ..storage.ledger import Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory, commit
 from ..storage.passage import SHARD_ROWS
+from ..storage.removal import remove_tree
 from ..storage.segment import SealedSegment, SegmentWriter
 from .encoding.job import job_id, segment_id, timed
 from .index import DIRECTORY, open_index
@@ -168,7 +169,7 @@ class _Job:
         """Copies what the ledger does not list yet, seals the segment and commits."""
         moves = _Moves(self.base, self.sparse)
         if self.ledger.read_plan() is None:
-            remove_tree(self.writer.directory)  # of a job whose ledger is gone
+            remove_tree(self.writer.directory, within=self.base.directory)  # of a job whose ledger is gone
             self.ledger.write_plan({"rows": moves.rows, "segments": self.sparse})
         self.writer.create_arrays(moves.rows, self.base.window, self.base.codec.code_bytes)
         with timed(seconds, "copy"):
@@ -231,7 +232,8 @@ class _Job:
                 details={"merged": self.sparse, "bytes_written": sealed.bytes},
             )
         except ConflictError:
-            remove_tree(self.writer.directory)  # no later job can use it: its id follows from the base
+            # No later job can use it: its id follows from the base.
+            remove_tree(self.writer.directory, within=self.base.directory)
             self.ledger.clear()
             raise
 

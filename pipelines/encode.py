@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,12 +22,14 @@ from ..encoders.memory_encoder import default_shapes
 from ..encoders.models import LoadedModel, load_model
 from ..storage.catalog import Catalog
 from ..storage.codecs import Codec, make_codec
-from ..storage.files import TEMPORARY_PREFIX, remove_tree
+from ..storage.files import TEMPORARY_PREFIX
 from ..storage.identity import EncoderIdentity, Identity, PassageSettings
 from ..storage.layout import SEGMENTS
 from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory, commit
+from ..storage.paths import local_path
+from ..storage.removal import remove_tree
 from ..storage.segment import SegmentWriter
 from .encoding.job import (
     Encoding,
@@ -117,7 +118,7 @@ def encode(
     job, StorageError when the file system refuses. Nothing is committed then; what was encoded is kept for a next try.
     """
     progress = progress or Quiet()
-    directory = Path(memory)
+    directory = local_path(memory)
     loaded = load_model(model)
     stored_as = make_codec(codec, loaded.config.encoder.d_model)
     identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=precision)
@@ -149,7 +150,8 @@ def encode(
             return _result(directory, done, stored_as, rejects, nothing_to_do=True, seconds={})
         planned = ledger.read_plan()
         if planned is None:
-            remove_tree(directory / SEGMENTS / segment_id(job))  # of a plan that was cut, or whose ledger is gone
+            # Of a plan that was interrupted, or whose ledger is gone.
+            remove_tree(directory / SEGMENTS / segment_id(job), within=directory)
             for line in corpus.describe():
                 progress.say(line)
             with timed(seconds, "plan"):
@@ -258,8 +260,8 @@ def _fresh_directories_undone(directory: Path, job: str) -> Iterator[None]:
         ledger = Ledger(directory, job)
         if not Catalog(directory).exists and not (ledger.directory / "plan.json").exists():
             ledger.clear()
-            shutil.rmtree(directory / "segments" / segment_id(job), ignore_errors=True)
-            for path in (directory / "segments", directory / JOBS, directory):
+            remove_tree(directory / SEGMENTS / segment_id(job), within=directory)
+            for path in (directory / SEGMENTS, directory / JOBS, directory):
                 with contextlib.suppress(OSError):  # not empty, or never made
                     path.rmdir()
         raise

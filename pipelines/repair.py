@@ -25,13 +25,15 @@ from ..reader.retrieval import Bm25Index
 from ..storage import index as id_maps
 from ..storage.catalog import Catalog
 from ..storage.catalog_files import CATALOG_SCHEMA, passage_rows, read_catalog_file, write_catalog_files
-from ..storage.files import TEMPORARY_PREFIX, make_directories, remove_tree, write_atomic
+from ..storage.files import TEMPORARY_PREFIX, make_directories, write_atomic
 from ..storage.healing import heal_digests, heal_file, heal_identity, heal_log
 from ..storage.layout import metadata_files
 from ..storage.ledger import Ledger
 from ..storage.manifest import CatalogFile, Manifest
 from ..storage.memory import Memory, commit
 from ..storage.passage import SHARD_ROWS, Passage
+from ..storage.paths import local_path
+from ..storage.removal import refuse_links, remove_tree
 from ..storage.segment import SealedSegment, SegmentWriter
 from ..storage.verify import (
     CATALOG_KIND,
@@ -118,10 +120,12 @@ def repair(
     ConflictError when another job changes the memory meanwhile, StorageError when the file system refuses. Damage that
     stays is in the result, never an error.
     """
-    result = RepairResult(memory=Path(memory))
+    result = RepairResult(memory=local_path(memory))
     progress = progress or Quiet()
     report = _verified(result.memory, version, progress)
     result.version, result.found = report.version, len(report.damages)
+    if not report.sound:
+        refuse_links(result.memory)
     while not report.sound:  # a catalog file has to be whole before shards can be told to be
         before = (len(result.repaired), result.new_version)
         _Repair(result, report, model, drop, progress).run(version)
@@ -284,7 +288,7 @@ class _Repair:
                 return False
             write_atomic(self._catalog.directory / file.name, (place / made.name).read_bytes())
         finally:
-            remove_tree(place)
+            remove_tree(place, within=self._path)
         return True
 
     # Shards.
@@ -355,7 +359,7 @@ class _Repair:
                     memory, [file.name for file in replaced], rows(), sealed, {"moved": len(places)}, len(gone), job
                 )
             except ConflictError:
-                remove_tree(SegmentWriter(self._path, segment_id(job)).directory)
+                remove_tree(SegmentWriter(self._path, segment_id(job)).directory, within=self._path)
                 raise
             finally:
                 Ledger(self._path, job).clear()
@@ -368,7 +372,7 @@ class _Repair:
 
     def _new_segment(self, memory: Memory, job: str, stuck: Sequence[Restored]) -> SealedSegment:
         writer = SegmentWriter(self._path, segment_id(job))
-        remove_tree(writer.directory)  # of a repair that was cut
+        remove_tree(writer.directory, within=self._path)  # of a repair that was cut
         total = sum(len(item.rows) for item in stuck)
         writer.create_arrays(total, memory.window, memory.codec.code_bytes)
         records = []

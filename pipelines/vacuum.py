@@ -2,7 +2,8 @@
 
 Kept are the newest versions, as many as asked for, and every version that was the newest one at some time within the
 threshold: a reader that opened it then keeps it. Of the rest goes what is older than the threshold by its files'
-times; a time in the future is never old. Only names that Glimmer itself gives are touched, links never.
+times; a time in the future is never old. Only names that Glimmer itself gives are touched, and nothing
+is reached through a link inside the memory.
 
 A directory disappears by one rename before its files are deleted, so that a vacuum which is killed leaves nothing that
 looks whole. Commits wait while a vacuum runs: no rollback can name again what is being deleted.
@@ -22,12 +23,14 @@ from typing import Any, Final
 
 from .. import ConflictError, DamageError, UsageError
 from ..storage.catalog import PASSAGES, Catalog
-from ..storage.files import TEMPORARY_PREFIX, file_system_time, remove_file, remove_tree, tree_size, tree_time
+from ..storage.files import TEMPORARY_PREFIX, file_system_time, tree_size, tree_time
 from ..storage.identity import read_identity
 from ..storage.index import INDEXES
 from ..storage.layout import SEGMENTS, is_segment_id
 from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest, check_name, is_catalog_file_name
+from ..storage.paths import local_path
+from ..storage.removal import refuse_links, remove_file, remove_tree
 from .encoding.job import segment_id
 from .progress import Progress, Quiet
 
@@ -91,13 +94,15 @@ def vacuum(
         progress: hears how many things are deleted.
 
     Rollback to, and opening of, a version that lost a file is a UsageError that says so afterwards. Raises UsageError
-    where there is no memory, DamageError for a damaged catalog (nothing is deleted then), ConflictError while a commit
-    is under way, StorageError when the file system refuses. Killed at any moment, it is simply run again.
+    where there is no memory, DamageError for a damaged catalog or for a link in place of one of the memory's
+    directories (nothing is deleted then), ConflictError while a commit is under way, StorageError when the file system
+    refuses. Killed at any moment, it is simply run again.
     """
     if keep_versions < 1 or older_than < datetime.timedelta(0):
         raise UsageError("a vacuum keeps at least one version, and its threshold cannot be negative")
-    directory, progress = Path(memory), progress or Quiet()
+    directory, progress = local_path(memory), progress or Quiet()
     read_identity(directory)
+    refuse_links(directory)
     catalog = Catalog(directory)
     with contextlib.nullcontext() if dry_run else catalog.lock(shared=False):
         # The machine that holds the disk may have another clock: the earlier of the two makes things younger.
@@ -152,7 +157,7 @@ def _delete(memory: Path, doomed: list[_Thing], progress: Progress) -> list[_Thi
         elif thing.kind == "segments" and thing.path.name in by_job:
             continue  # goes with its job, or stays with it
         else:
-            _remove(thing.path)
+            _remove(memory, thing.path)
             deleted.append(thing)
         progress.at(len(deleted))
     progress.done()
@@ -168,19 +173,19 @@ def _delete_job(memory: Path, job: _Thing, segments: Mapping[Path, _Thing]) -> l
             ledger.forget()  # first: a ledger must not promise shards that are gone
             segment = segments.get(memory / SEGMENTS / segment_id(job.path.name))
             if segment is not None:
-                _remove(segment.path)
+                _remove(memory, segment.path)
                 deleted.append(segment)
-            _remove(job.path)
+            _remove(memory, job.path)
     except ConflictError:
         return []
     return deleted
 
 
-def _remove(path: Path) -> None:
+def _remove(memory: Path, path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        remove_tree(path)
+        remove_tree(path, within=memory)
     else:
-        remove_file(path)
+        remove_file(path, within=memory)
 
 
 class _Search:

@@ -31,6 +31,7 @@ from .layout import SEGMENTS
 from .locks import held
 from .manifest import MAX_ENTRY_BYTES, CatalogFile, Manifest, SegmentEntry, check_name
 from .paths import local_path
+from .removal import remove_file
 from .writer import SealedSegment
 
 PASSAGES = "passages"
@@ -448,11 +449,11 @@ class Catalog:
         An interrupt may fall just after the log entry was put down, so the entry is asked first.
         """
         path = self.log_path(version)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StorageError):
             entry = path.read_bytes() if path.exists() else b""
             for file in written:
                 if file.name.encode() not in entry:
-                    (self.directory / file.name).unlink(missing_ok=True)
+                    remove_file(self.directory / file.name, within=self.memory)
 
 
 def _checked(job: str) -> str:

@@ -14,7 +14,6 @@ import hashlib
 import io
 import os
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -190,28 +189,6 @@ def listed_sizes(directory: Path) -> dict[str, int]:
         return {}
     except OSError as error:
         raise storage_error(directory, error) or StorageError(f"{directory}: {one_line(error)}") from error
-
-
-def remove_file(path: Path) -> None:
-    """Deletes a file if it is there; raises StorageError."""
-    with translated(path, lambda text: StorageError(f"{path}: {text}")):
-        path.unlink(missing_ok=True)
-
-
-def remove_tree(directory: Path) -> None:
-    """Deletes `directory` so that it is whole or gone for whoever looks: renamed first, then emptied.
-
-    A crash leaves a temporary name, which a vacuum deletes. Does nothing if it is not there; links in it are not
-    followed. Raises StorageError.
-    """
-    doomed = directory.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
-    with translated(directory, lambda text: StorageError(f"{directory}: {text}")):
-        try:
-            os.rename(directory, doomed)
-        except FileNotFoundError:
-            return
-        sync_directory(directory.parent)
-        shutil.rmtree(doomed)
 
 
 def tree_time(path: Path) -> float:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ from .layout import (
 )
 from .memory import TABLES
 from .reader import SegmentReader
+from .removal import remove_tree
 from .text import TextShard
 from .writer import digest_file, open_array
 
@@ -216,4 +216,5 @@ def scratch(memory: Path, shape: SegmentShape) -> Iterator[Scratch]:
     try:
         yield Scratch(directory, shape)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        with suppress(StorageError):  # a vacuum finds what stays behind
+            remove_tree(directory, within=memory)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from .catalog import Catalog
 from .files import TEMPORARY_PREFIX, make_directories
 from .idmap import SCAN_COLUMNS, IdMap, build_id_map, open_id_map, segment_bases
 from .manifest import Manifest
+from .removal import refuse_links, remove_tree
 
 INDEXES = "indexes"
 ID_MAP = "ids.map"
@@ -79,12 +79,17 @@ def _cache_directory() -> Path:
 
 @contextlib.contextmanager
 def prepared(catalog: Catalog) -> Iterator[_Preparation]:
-    """For a commit: pass `.build` as its `prepare`, call `.install` with the manifest it returned."""
+    """For a commit: pass `.build` as its `prepare`, call `.install` with the manifest it returned.
+
+    Raises DamageError where one of the memory's directories is a link.
+    """
+    refuse_links(catalog.memory)
     preparation = _Preparation(catalog)
     try:
         yield preparation
     finally:
-        shutil.rmtree(preparation.directory, ignore_errors=True)
+        with contextlib.suppress(StorageError):  # a vacuum finds what stays behind
+            remove_tree(preparation.directory, within=catalog.memory)
 
 
 class _Preparation:

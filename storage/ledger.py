@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from .files import (
     make_directories,
     one_line,
     read_regular,
-    remove_file,
-    remove_tree,
     storage_error,
     translated,
     write_atomic,
@@ -33,6 +30,7 @@ from .layout import ShardRecord
 from .locks import held, is_held
 from .manifest import check_name
 from .paths import local_path
+from .removal import refuse_links, remove_file, remove_tree
 
 JOBS = "jobs"
 _PLAN = "plan.json"
@@ -57,15 +55,18 @@ class Ledger:
         if not check_name(job):
             raise UsageError(f"job id {job!r} is not made of lower-case letters, digits and hyphens (at most 64)")
         self.job = job
-        self.directory = local_path(memory) / JOBS / job
+        self._memory = local_path(memory)
+        self.directory = self._memory / JOBS / job
         self._shards = self.directory / _SHARDS
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the job for this process; released when the block or the process ends, however it ends.
 
-        Raises ConflictError at once if another process holds it. Workers of the job do not take it.
+        Raises ConflictError at once if another process holds it, DamageError where one of the memory's directories is a
+        link. Workers of the job do not take it.
         """
+        refuse_links(self._memory)
         make_directories(self._shards)
         with held(
             self.directory / _LOCK,
@@ -119,12 +120,13 @@ class Ledger:
 
     def forget(self) -> None:
         """Deletes plan and records and keeps the lock that the caller holds: the job starts from nothing next time."""
-        remove_file(self.directory / _PLAN)
-        remove_tree(self._shards)
+        remove_file(self.directory / _PLAN, within=self._memory)
+        remove_tree(self._shards, within=self._memory)
 
     def clear(self) -> None:
         """Deletes the ledger, when the job's commit is in the history."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.suppress(StorageError):  # a vacuum finds what stays behind
+            remove_tree(self.directory, within=self._memory)
 
     def _names(self) -> list[str]:
         try:

@@ -30,12 +30,12 @@ from ...storage.files import (
     damage,
     make_directories,
     read_regular,
-    remove_tree,
     sha256_file,
     sync_directory,
     translated,
     write_atomic,
 )
+from ...storage.removal import remove_tree
 from .step import TrainState, Weights
 
 FORMAT_VERSION = 1
@@ -101,7 +101,7 @@ class Checkpoints:
             os.replace(scratch, target)
         sync_directory(self._directory)
         for old in self.steps()[: -self._keep]:
-            remove_tree(self._directory / f"step-{old:08d}")
+            remove_tree(self._directory / f"step-{old:08d}", within=self._directory)
 
     def newest(self, like: TrainState) -> Checkpoint | None:
         """The newest checkpoint, None where there is none; `like` is a state of the same run, for its structure.

@@ -169,7 +169,7 @@ def test_what_is_not_ours_is_never_touched(rolled_back: Path, tmp_path: Path) ->
     strangers = [
         "notes.txt",
         "passages/other.parquet",
-        "passages/_delta_log/00000000000000000009.checkpoint.parquet",
+        "passages/_delta_log/notes",
         "segments/README",
         "segments/Not A Segment/file",
         "indexes/latest/file",
