@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from glimmer import InputError, UsageError
 from glimmer.pipelines.cli import glimmer
-from glimmer.pipelines.sources import Article, Corpus, read_articles
+from glimmer.pipelines.sources import FORMATS, Article, Corpus, read_articles
 from glimmer.pipelines.sources.fields import FieldNames, parse_fields
 
 
@@ -179,3 +179,10 @@ def test_a_corpus_piped_again_is_the_same_job(tmp_path: Path, tiny_model: Callab
     refresh = ["refresh", "-", "--partial", "--memory", str(tmp_path / "m"), "--json"]
     refreshed = json.loads(CliRunner().invoke(glimmer, refresh, input=feed, catch_exceptions=False).stdout)
     assert refreshed["counts"]["articles_added"] == 1
+
+
+def test_the_documentation_lists_every_format_and_every_name() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "encode.md").read_text()
+    names = FieldNames()
+    for known in (*FORMATS, *names.ids, *names.titles, *names.texts):
+        assert f"`{known}`" in page, known

@@ -22,7 +22,6 @@ class SourceFormat(Protocol):
     """A format. To add one, write it in a file of its own here and name it in `FORMATS`."""
 
     name: str
-    about: str
 
     def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
         """How to read the file that `sample` is the beginning of; None for a file of another format.

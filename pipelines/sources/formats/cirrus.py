@@ -26,7 +26,6 @@ class Cirrus:
     """A CirrusSearch dump, of the kind `*-cirrussearch-content.json.gz`."""
 
     name = "cirrus"
-    about = "CirrusSearch dumps of Wikimedia: articles only"
 
     def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
         if sample.container != "text" or names.chosen:

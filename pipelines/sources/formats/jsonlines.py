@@ -18,7 +18,6 @@ class JsonLines:
     """Records with an id, a text and perhaps a title, under any of the names that `fields` knows."""
 
     name = "json"
-    about = "JSON lines with an id, a title and a text"
 
     def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
         if sample.container != "text":

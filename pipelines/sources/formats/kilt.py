@@ -24,7 +24,6 @@ class Kilt:
     """KILT pages, as JSON lines, Parquet or Arrow."""
 
     name = "kilt"
-    about = "KILT's knowledge source: text is a list of paragraphs, the title first"
 
     def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
         present = [sample.columns] if sample.container != "text" else list(sample.records)

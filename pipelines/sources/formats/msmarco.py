@@ -23,7 +23,6 @@ class Passages:
     """Passages cut by others, kept whole; they have no title."""
 
     name = "msmarco"
-    about = "passage TSV without a header: id, text"
 
     def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
         if sample.container != "text" or names.chosen:
@@ -41,7 +40,6 @@ class Documents:
     """Documents with a title, cut into passages."""
 
     name = "msmarco-docs"
-    about = "document TSV without a header: id, url, title, body"
 
     def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
         if sample.container != "text" or names.chosen:

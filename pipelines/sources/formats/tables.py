@@ -33,14 +33,12 @@ class Parquet(_Table):
     """Parquet files."""
 
     name = "parquet"
-    about = "Parquet with columns for id, title and text"
 
 
 class Arrow(_Table):
     """Arrow files and streams (Feather as well)."""
 
     name = "arrow"
-    about = "Arrow files, such as a directory that save_to_disk wrote"
 
 
 def read_rows(file: SourceFile, layout: Layout, container: str, advance: Advance) -> Iterator[Record]:

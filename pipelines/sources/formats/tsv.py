@@ -33,7 +33,6 @@ class Dpr:
     """Passages in three columns, cut by others; a header may give them in another order."""
 
     name = "dpr"
-    about = "DPR's passage TSV: id, text, title"
 
     def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
         if sample.container != "text" or names.chosen:
@@ -55,7 +54,6 @@ class Tsv:
     """Any tab-separated file whose first line names columns for an id and a text."""
 
     name = "tsv"
-    about = "TSV with a header that names an id, a text and perhaps a title"
 
     def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
         if sample.container != "text" or b"\t" not in sample.lines[0]:

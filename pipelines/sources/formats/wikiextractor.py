@@ -30,7 +30,6 @@ class WikiExtractor:
     """Files that WikiExtractor wrote without `--json`."""
 
     name = "wikiextractor"
-    about = "WikiExtractor's <doc id= url= title=> files"
 
     def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
         if sample.container != "text" or names.chosen:

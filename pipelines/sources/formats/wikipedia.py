@@ -19,7 +19,6 @@ class Wikipedia:
     """A name that people may give; the content never tells it from the three."""
 
     name = "wikipedia"
-    about = "JSON lines, Parquet or Arrow with an id, a title and a text"
 
     def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
         if not forced:
