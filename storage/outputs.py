@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 import sys
@@ -21,13 +22,14 @@ from . import temporary
 from .paths import local_path, same_file
 
 STDOUT: Final = "-"
+_DESCRIPTOR: Final = re.compile(r"/dev/(stdout|stderr)|/dev/fd/(\d{1,9})|/proc/self/fd/(\d{1,9})")
 
 Place = str | os.PathLike[str]
 
 
 def is_stream(output: Place) -> bool:
     """Whether `output` is written as it comes: `-`, a FIFO, a socket, a device. It cannot be replaced or resumed."""
-    if os.fspath(output) == STDOUT:
+    if _descriptor(output) is not None:
         return True
     try:
         mode = local_path(output).stat().st_mode
@@ -83,8 +85,12 @@ def writing(output: Place, option: str = "--output") -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
         return
     if is_stream(output):
+        descriptor = _descriptor(output)
         try:
-            with open(os.open(local_path(output), os.O_WRONLY | os.O_CLOEXEC), "wb") as stream:
+            with open(
+                os.open(local_path(output), os.O_WRONLY | os.O_CLOEXEC) if descriptor is None else os.dup(descriptor),
+                "wb",
+            ) as stream:
                 yield stream
         except BrokenPipeError:
             raise
@@ -108,6 +114,17 @@ def writing(output: Place, option: str = "--output") -> Iterator[BinaryIO]:
     finally:
         if unfinished.exists():
             temporary.remove(unfinished)
+
+
+def _descriptor(output: Place) -> int | None:
+    """The open file that `-`, `/dev/stdout` or `/dev/fd/3` stands for: written where it stands, whatever it is."""
+    name = os.fspath(output)
+    if name == STDOUT:
+        return 1
+    found = _DESCRIPTOR.fullmatch(name)
+    if found is None:
+        return None
+    return {"stdout": 1, "stderr": 2}.get(found.group(1) or "") or int(found.group(2) or found.group(3))
 
 
 def _within(output: Path, other: Path) -> bool:
