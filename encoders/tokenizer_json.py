@@ -74,7 +74,7 @@ def _vocabulary(model: Any) -> int:
         raise ValueError("model.vocab is not an object of tokens")
     for token, number in vocabulary.items():
         _check_id(number, token)
-    return max(vocabulary.values())
+    return max(int(number) for number in vocabulary.values())
 
 
 def _added(tokens: Any) -> int:

@@ -37,7 +37,6 @@ from .text import TextShard
 _SAMPLE = 5
 _AT_ONCE = min(4, os.cpu_count() or 1)
 _READ_ROWS = 64
-_NOT_PLAIN = "is not a plain file"
 
 IDENTITY_KIND, TABLES_KIND, LOG_KIND, CATALOG_KIND = "identity", "codec", "catalog-log", "catalog"
 DIGESTS_KIND, METADATA_KIND, INDEX_KIND = "digests", "metadata", "index"
@@ -276,7 +275,7 @@ class _ShardCheck:
         checks = ((CODES_KIND, self._codes), (LENGTHS_KIND, self._lengths), (TEXT_KIND, self._text))
         for kind, check in checks:
             bytes_wrong = self._bytes(kind)
-            if bytes_wrong == _NOT_PLAIN:  # a read might wait for ever
+            if bytes_wrong and not self._readable(kind):
                 self._damage(kind, bytes_wrong, self._live)
                 continue
             bad = check()
@@ -285,6 +284,16 @@ class _ShardCheck:
                 self._damage(kind, bytes_wrong or next(iter(bad.values())), self._live[rows])
             elif bytes_wrong:
                 self._damage(kind, bytes_wrong, self._live[:0])
+
+    def _readable(self, kind: str) -> bool:
+        """Whether a damaged file may be read all the same, to see which rows are sound.
+
+        A FIFO would wait for ever, and TensorStore allots whatever size a file has: the process ends when it cannot.
+        """
+        path, shape = self._reader.directory / self._names[kind], self._reader.shape
+        row = shape.window * shape.code_bytes
+        most = {CODES_KIND: SHARD_ROWS * (row + row // 64 + 128) + 4096, LENGTHS_KIND: 8 * SHARD_ROWS}
+        return not path.exists() or (path.is_file() and path.stat().st_size <= most.get(kind, path.stat().st_size))
 
     def _bytes(self, kind: str) -> str | None:
         """What is wrong with a file's bytes, if anything."""
@@ -299,7 +308,7 @@ class _ShardCheck:
         except FileNotFoundError:
             return "is missing"
         except DamageError:
-            return _NOT_PLAIN
+            return "is not a plain file"
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         self._report.bytes += size
