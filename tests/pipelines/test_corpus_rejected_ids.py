@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from glimmer.pipelines.encoding.plan import plan
 from glimmer.pipelines.sources import Rejection, read_articles
 from glimmer.pipelines.sources.salvage import salvaged_id
 
@@ -64,3 +69,14 @@ def test_looking_for_an_id_is_bounded() -> None:
     assert salvaged_id(b'{"a": [' + b"1," * 10_000_000 + b'"id": "2"', ("id",)) == ""
     assert salvaged_id(b'{"id": "' + b"x" * 100_000 + b'", "text', ("id",)) == ""
     assert salvaged_id(b'{"id": ' + b"9" * 100_000 + b', "text', ("id",)) == ""
+
+
+def test_the_dead_letter_file_names_the_article_also_where_its_title_is_too_long(tmp_path: Path) -> None:
+    def words(pairs: Sequence[tuple[str, str]]) -> list[npt.NDArray[np.int32]]:
+        return [np.zeros(len(f"{title} {text}".split()), np.int32) for title, text in pairs]
+
+    lines = [{"id": "1", "text": "Fine."}, {"id": "2", "title": "word " * 50, "text": "x"}, {"id": "3", "text": ""}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plan(sources=[tmp_path / "a.jsonl"], tokenise=words, window=20, rejects_path=tmp_path / "rejected.jsonl")
+    rejects = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    assert sorted((r["reason"], r["article_id"]) for r in rejects) == [("empty_text", "3"), ("title_too_long", "2")]
