@@ -1,9 +1,9 @@
 """Reads an Arrow IPC file of one uncompressed record batch, message by message, so that nothing is expanded.
 
 Arrow decompresses a batch's buffers as soon as it reads the batch: 70 KB become 1 GB, whatever the schema says. Our
-files are uncompressed, so the batch's header is looked at first. It is a flatbuffer (`Message.fbs` in the Arrow format)
-where a table begins with a signed 32-bit distance to its vtable, which gives the place of each field within the table, 0 for
-one that is absent. Arrow has verified the whole header before we see it; what is read here is checked all the same.
+files are uncompressed, so the batch's header is looked at first. It is a flatbuffer (Arrow's `Message.fbs`), in which
+each table begins with a signed 32-bit distance to its vtable, which gives the place of every field within the table, 0
+for an absent one. Arrow has verified the whole header before we see it; what is read here is checked all the same.
 """
 
 from __future__ import annotations

@@ -153,6 +153,8 @@ class _Checker:
         self._encoder(record["encoder"])
         self._passages(record["passages"])
         self._codec(record["codec"], record["tables_sha256"], record["passages"]["window"])
+        if record["codec"]["width"] != record["encoder"]["d_model"]:
+            self._wrong("codec.width", record["codec"]["width"], f"encoder.d_model ({record['encoder']['d_model']})")
         self._shapes(record["shapes"], record["passages"]["window"])
         created = record["created"]
         if not isinstance(created, str) or _TIME.fullmatch(created) is None or not is_time(created):

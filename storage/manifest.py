@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import UsageError
 from .files import sha256_bytes
 from .layout import is_sha256
 
@@ -128,8 +129,16 @@ class Manifest:
         return _canonical(record).decode()
 
     def commit_metadata(self) -> dict[str, str]:
-        """The two entries for Delta's commitInfo."""
+        """The two entries for Delta's commitInfo; UsageError for what no reader would accept."""
         text = self.to_text()
+        if len(text.encode()) > MAX_ENTRY_BYTES // 2:  # its quotes are escaped in the entry, and Delta lists files too
+            raise UsageError(
+                f"a version of {len(self.files):,} catalog files is too large to record; run `glimmer compact`"
+            )
+        try:
+            self._parse(json.loads(text))
+        except ValueError as error:
+            raise UsageError(f"a version that nobody could read: {error}") from error
         return {MANIFEST_KEY: text, CHECKSUM_KEY: sha256_bytes(text.encode())}
 
     @classmethod
@@ -156,7 +165,7 @@ class Manifest:
             if not isinstance(record[key], str) or pattern.fullmatch(record[key]) is None:
                 raise ValueError(f"{key} is {record[key]!r:.80}")
         if not is_time(record["time"]):
-            raise ValueError(f"time is {record['time']!r}, no date of this millennium")
+            raise ValueError(f"time is {record['time']!r}, no date in the years 1970 to 2999")
         if not is_sha256(record["identity_sha256"]) or not (
             is_sha256(record["previous_sha256"]) or record["previous_sha256"] == ""
         ):
@@ -183,9 +192,9 @@ def largest_bytes(rows: int) -> int:
 
 
 def is_time(value: str) -> bool:
-    """Whether `value`, of the right form, is a time that there can be: a real date in the years 2000 to 2999."""
+    """Whether `value`, of the right form, is a time that there can be: a real date in the years 1970 to 2999."""
     try:
-        return 2000 <= datetime.datetime.fromisoformat(value).year < 3000
+        return 1970 <= datetime.datetime.fromisoformat(value).year < 3000
     except ValueError:
         return False
 

@@ -204,7 +204,14 @@ class Memory:
     def token_counts(self, positions: npt.ArrayLike) -> npt.NDArray[np.int32]:
         """int32 [n]: tokens of each passage, by the catalog; reads no payload."""
         where = self._positions(positions)
-        return self._with_map(lambda ids: ids.tokens(where))
+        counts = self._with_map(lambda ids: ids.tokens(where))
+        if len(counts) and int(counts.max()) > self.window:
+            name = self.ids(where[[int(counts.argmax())]])[0]
+            raise DamageError(
+                f"{self.directory}: passage {name}: by the catalog it has {int(counts.max())} tokens, more than the "
+                f"window of {self.window}; run `glimmer verify {self.directory}`"
+            )
+        return counts
 
     def provenance(self, positions: npt.ArrayLike) -> npt.NDArray[np.int32]:
         """int32 [n, 4]: start paragraph, start character, end paragraph, end character, by the catalog."""

@@ -347,6 +347,9 @@ class _ShardCheck:
             stored = self._reader.lengths(rows)
         except DamageError as error:
             return {int(row): str(error) for row in rows}
+        wide = self._live["tokens"] > self._reader.shape.window
+        if wide.any():
+            return {int(row): f"row {row} has more tokens than the window, by the catalog" for row in rows[wide]}
         wrong = np.flatnonzero(stored != self._live["tokens"])
         return {
             int(rows[at]): f"row {rows[at]} is {stored[at]} long, the catalog says {self._live['tokens'][at]}"

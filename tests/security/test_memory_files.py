@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -408,6 +409,19 @@ def parsed(record: dict[str, Any], text: str | None = None) -> Manifest:
     text = json.dumps(record) if text is None else text
     info = {MANIFEST_KEY: text, CHECKSUM_KEY: hashlib.sha256(text.encode()).hexdigest()}
     return Manifest.from_commit(info, 1)
+
+
+def test_a_version_that_nobody_could_read_is_not_written() -> None:
+    """A machine whose clock says the year 3000, or a count beyond the format."""
+    for changes in ({"time": "3000-01-01T00:00:00.000000Z"}, {"rows_added": 1 << 60}, {"job": "A job"}):
+        with pytest.raises(UsageError, match="nobody could read"):
+            dataclasses.replace(manifest(), **changes).commit_metadata()
+    many = tuple(
+        dataclasses.replace(manifest().files[0], name=f"part-{n:05d}-{'0' * 32}.parquet") for n in range(99_999)
+    )
+    few = dataclasses.replace(manifest(), files=many, details={"x": "y" * (20 << 20)})
+    with pytest.raises(UsageError, match="too large to record"):
+        few.commit_metadata()
 
 
 def test_the_manifest_of_these_tests_is_sound() -> None:
