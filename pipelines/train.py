@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ from ..reader.training.log import Scores, plot_log
 from ..reader.training.losses import Questions
 from ..reader.training.mixture import CYCLE, Mixture
 from ..reader.training.optimiser import is_live_output, make_optimiser, trainable_names
+from ..reader.training.record import FILE as RECORD
+from ..reader.training.record import recorded_result, training_record
 from ..reader.training.step import TrainStep
 from ..reader.training.trainer import LOG, PLOT, Finished, run_steps
 from ..storage.files import make_directories, sha256_file, storage_error
@@ -50,47 +52,9 @@ from .encoding.job import Encoding
 from .index import open_index
 from .prefetch import prefetched
 from .progress import Progress, Quiet
+from .training.result import TrainResult
 
 _AHEAD = 2  # batches made before the device asks for them
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a training job did.
-
-    Attributes:
-        output: the model directory written.
-        log: the CSV log; a plot lies beside it.
-        steps: steps taken in all, `resumed` of them by earlier runs.
-        tasks: what became of each task's questions.
-        shares: of each task, the share of draws, in [0, 1].
-        best_step, best: the step whose weights were written and its dev scores; None without evaluation.
-        stopped_early: `patience` ended it.
-    """
-
-    output: Path
-    log: Path
-    steps: int
-    resumed: int
-    tasks: Mapping[str, TaskCounts]
-    shares: Mapping[str, float]
-    best_step: int | None
-    best: Mapping[str, float] | None
-    stopped_early: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
-        return {
-            "output": str(self.output),
-            "log": str(self.log),
-            "steps": self.steps,
-            "resumed": self.resumed,
-            "tasks": {name: counts.to_json() for name, counts in self.tasks.items()},
-            "shares": dict(self.shares),
-            "best_step": self.best_step,
-            "best": None if self.best is None else dict(self.best),
-            "stopped_early": self.stopped_early,
-        }
 
 
 def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResult:
@@ -108,8 +72,9 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
     progress = progress or Quiet()
     enable_compilation_cache()
     output, run = local_path(config.output), local_path(config.run)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} exists and is not empty; remove it or choose another output")
+    in_use = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    if in_use and not (output / RECORD).is_file():
+        raise _output_in_use(output)
     progress.stage("check", total=None, unit="queries")
     # A question beyond the file's limit is shortened; one of too many tokens is left out and counted with the examples.
     files = [open_queries(task.file, long_questions="auto") for task in config.tasks]
@@ -119,6 +84,14 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
             raise UsageError(f"{queries.name} has no gold answers; training needs KILT records with their output")
     memory = Memory.open(config.memory, config.memory_version)
     loaded = load_model(config.model)
+    settings = _settings(config, files, dev, memory, loaded)
+    if in_use:
+        done = recorded_result(output, settings, config.steps)
+        if done is None:
+            raise _output_in_use(output)
+        plot_log(run / LOG, run / PLOT)
+        progress.done()
+        return TrainResult.from_json(done, output=output, log=run / LOG)
     model = Encoding.checked(loaded, memory.identity, memory.directory).model
     model_config, tensors = _start(loaded, config)
     reader = Reader(
@@ -177,25 +150,31 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
             step,
             batches,
             config=config,
-            settings=_settings(config, files, dev, memory, loaded),
+            settings=settings,
             evaluate=judge,
             on_step=heard,
         )
         progress.done()
+        result = TrainResult(
+            output=output,
+            log=run / LOG,
+            steps=finished.steps,
+            resumed=finished.began,
+            tasks=counts,
+            shares=shares,
+            best_step=finished.course.best_step,
+            best=finished.course.best,
+            stopped_early=finished.course.stopped,
+        )
         card = _card(model_config, config, counts, shares, finished)
-        _save(output, model_config, {**tensors, **finished.weights}, loaded, card)
+        record = training_record(settings, config.steps, result.to_json())
+        _save(output, model_config, {**tensors, **finished.weights}, loaded, card, record)
         plot_log(run / LOG, run / PLOT)
-    return TrainResult(
-        output=output,
-        log=run / LOG,
-        steps=finished.steps,
-        resumed=finished.began,
-        tasks=counts,
-        shares=shares,
-        best_step=finished.course.best_step,
-        best=finished.course.best,
-        stopped_early=finished.course.stopped,
-    )
+    return result
+
+
+def _output_in_use(output: Path) -> UsageError:
+    return UsageError(f"{output} exists and is not what this run made; remove it or choose another output")
 
 
 class _Judge:
@@ -379,11 +358,13 @@ def _save(
     tensors: Mapping[str, npt.NDArray[Any]],
     loaded: LoadedModel,
     card: str,
+    record: bytes | None = None,
 ) -> None:
     """Weights that were not trained are written as they were read, so the memory still fits."""
     file = config.tokenizer.file
     diverged = "training has diverged: lower [optimiser] learning_rate and begin a new run"
-    save_model(directory, config, tensors, {file: loaded.path / file}, card, finite_or=diverged)
+    files: dict[str, Path | bytes] = {file: loaded.path / file} | ({} if record is None else {RECORD: record})
+    save_model(directory, config, tensors, files, card, finite_or=diverged)
 
 
 def _card(

@@ -10,8 +10,8 @@ from ...reader.training.config import TrainConfig
 from ..printing import echo, print_json
 from ..progress import TerminalProgress
 from ..tables import grid, pairs
-from ..train import TrainResult
 from ..train import train as train_job
+from ..training.result import TrainResult
 from .options import json_option
 
 
@@ -47,6 +47,8 @@ def train(config: str, as_json: bool) -> None:
 
 
 def _text(result: TrainResult) -> str:
+    if result.nothing_to_do:
+        return f"{result.output}: nothing to do, this run has taken its {result.steps:,} steps before"
     facts: dict[str, object] = {
         "steps": f"{result.steps:,}"
         + (f" ({result.resumed:,} were taken before)" if result.resumed else "")

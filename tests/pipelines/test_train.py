@@ -139,6 +139,16 @@ def test_training_leaves_the_memory_encoder_alone_and_moves_the_rest(whole: Trai
     assert not {name for name in same if name.startswith(("encoder.layers.1.", "encoder.layers.2."))}
 
 
+def test_the_same_run_again_has_nothing_to_do(whole: TrainConfig) -> None:
+    weights = (Path(whole.output) / "model.safetensors").stat().st_mtime_ns
+    again = train(config=whole)
+    assert again.nothing_to_do
+    assert (again.steps, again.tasks["one"].questions) == (STEPS, 12)
+    assert (Path(whole.output) / "model.safetensors").stat().st_mtime_ns == weights
+    with pytest.raises(UsageError, match="exists and is not what this run made"):
+        train(config=replace(whole, steps=STEPS + 1))
+
+
 @pytest.mark.slow
 def test_a_run_killed_without_warning_goes_on_as_if_it_had_not_been(whole: TrainConfig, world: Path) -> None:
     """`kill -9` between two checkpoints: the resumed log and weights equal those of the uninterrupted run."""
@@ -226,8 +236,8 @@ def test_gold_passages_that_were_not_found_take_the_place_of_the_last_others() -
 def test_checkpoints_of_other_settings_are_refused_and_outputs_never_overwritten(
     whole: TrainConfig, world: Path
 ) -> None:
-    with pytest.raises(UsageError, match="exists and is not empty"):
-        train(config=whole)
+    with pytest.raises(UsageError, match="exists and is not what this run made"):
+        train(config=replace(whole, seed=99))
     changed = replace(whole, output=str(world / "other"), optimiser=replace(whole.optimiser, learning_rate=0.5))
     with pytest.raises(MismatchError, match="other settings"):
         train(config=changed)

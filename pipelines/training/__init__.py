@@ -1,0 +1,1 @@
+"""Parts of the training job: what it reports."""
