@@ -24,12 +24,13 @@ import pytest
 import zstandard
 
 from glimmer import DamageError, GlimmerError, MismatchError, UsageError
+from glimmer.storage import idmap
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.catalog_files import CATALOG_SCHEMA, read_catalog_file, write_catalog_files
 from glimmer.storage.files import open_regular, read_regular, sha256_bytes, translated
 from glimmer.storage.identity import Identity
 from glimmer.storage.ledger import Ledger
-from glimmer.storage.manifest import CHECKSUM_KEY, MANIFEST_KEY, CatalogFile, Manifest
+from glimmer.storage.manifest import CHECKSUM_KEY, MANIFEST_KEY, CatalogFile, Manifest, SegmentEntry
 from glimmer.storage.memory import Memory
 from glimmer.storage.passage import PASSAGE_SCHEMA
 from glimmer.storage.text import TextShard
@@ -400,8 +401,6 @@ def manifest() -> Manifest:
 
 
 def segment_entry(digest: str) -> Any:
-    from glimmer.storage.manifest import SegmentEntry
-
     return SegmentEntry(rows=3, tokens=9, bytes=100, digests_sha256=digest)
 
 
@@ -571,17 +570,15 @@ def test_a_forged_number_of_rows_takes_no_memory(sent: Path) -> None:
 
 @pytest.fixture
 def map_of(sent: Path) -> Iterator[tuple[Path, Callable[[dict[str, Any]], None]]]:
-    from glimmer.storage.idmap import _HEADER_BYTES, _MAGIC
-
     look(sent)
     path = sent / "indexes" / "2" / "ids.map"
 
     def change(values: dict[str, Any]) -> None:
         content = path.read_bytes()
-        header = json.loads(content[len(_MAGIC) + 65 : _HEADER_BYTES].split(b"\n")[0]) | values
+        header = json.loads(content[len(idmap._MAGIC) + 65 : idmap._HEADER_BYTES].split(b"\n")[0]) | values
         text = json.dumps(header, sort_keys=True).encode()
-        head = _MAGIC + sha256_bytes(text).encode() + b"\n" + text + b"\n"
-        path.write_bytes(head.ljust(_HEADER_BYTES, b"\0") + content[_HEADER_BYTES:])
+        head = idmap._MAGIC + sha256_bytes(text).encode() + b"\n" + text + b"\n"
+        path.write_bytes(head.ljust(idmap._HEADER_BYTES, b"\0") + content[idmap._HEADER_BYTES :])
 
     return path, change
 
@@ -597,8 +594,6 @@ def test_an_id_map_that_counts_other_rows_is_built_again(rows: Any, sent: Path, 
 
 def test_an_id_map_that_points_beyond_the_segments_is_built_again(sent: Path, map_of: Any) -> None:
     """Its checksums fit, since whoever sent the memory made it."""
-    from glimmer.storage import idmap
-
     path, _ = map_of
     before = path.read_bytes()
     catalog, opened = Catalog(sent), Memory.open(sent)
@@ -617,6 +612,28 @@ def test_an_id_map_that_points_beyond_the_segments_is_built_again(sent: Path, ma
     assert path.read_bytes() != before
     look(sent)
     assert path.read_bytes() == before
+
+
+def test_a_passage_with_more_tokens_than_the_window_is_damage(sent: Path) -> None:
+    """By an id map whose sums fit: lengths beyond the codes that were read would be believed."""
+    opened = Memory.open(sent)
+    path = sent / "indexes" / "2" / "ids.map"
+    path.unlink()
+    place = idmap.SCAN_COLUMNS.index("n_tokens")
+    batches = [
+        batch.set_column(place, "n_tokens", pa.array([60_000] * batch.num_rows, pa.int32()))
+        for batch in Catalog(sent).scan(opened.manifest, idmap.SCAN_COLUMNS)
+    ]
+    idmap.build_id_map(
+        path,
+        batches,
+        rows=20,
+        bases=idmap.segment_bases({name: entry.rows for name, entry in opened.segments.items()}),
+        content_sha256=opened.manifest.content_sha256,
+    )
+    for use in (opened.fetch, opened.texts, opened.token_counts):
+        with pytest.raises(DamageError, match="more than the window"):
+            use([0, 3])
 
 
 def test_memory_errors_and_panics_of_libraries_are_damage() -> None:
