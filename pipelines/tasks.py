@@ -17,12 +17,12 @@ from pathlib import Path
 from random import Random
 from typing import Any, TextIO
 
-from .. import UsageError
+from .. import StorageError, UsageError
 from ..reader.training import cloze
 from ..reader.training.cloze import Made
 from ..reader.training.facts import fact, statements
 from ..reader.training.spans import Gazetteer, Kind, spans
-from ..storage.files import TEMPORARY_PREFIX, make_directories, storage_error
+from ..storage.files import make_directories, storage_error
 from ..storage.memory import Memory
 from ..storage.outputs import is_stream, writing
 from ..storage.passage import Passage
@@ -89,7 +89,16 @@ def make_tasks(
     target = local_path(output)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists and is not empty; remove it or choose another output")
-    return _write_tasks(opened, target, per_passage, seed, progress)
+    make_directories(target.parent)
+    with temporary_directory(f".{target.name}-", target.parent) as made:
+        result = _write_tasks(opened, made / "tasks", per_passage, seed, progress)
+        try:
+            if target.exists():
+                target.rmdir()  # empty, as was seen
+            os.rename(result.output, target)  # all of it appears at once: an interrupted command leaves no half
+        except OSError as error:
+            raise storage_error(target, error) or StorageError(f"{target}: cannot be made: {error.strerror}") from error
+    return replace(result, output=target, files={name: target / path.name for name, path in result.files.items()})
 
 
 def _write_tasks(opened: Memory, target: Path, per_passage: int, seed: int, progress: Progress) -> TasksResult:
@@ -100,7 +109,7 @@ def _write_tasks(opened: Memory, target: Path, per_passage: int, seed: int, prog
     files: dict[str, TextIO] = {}
     try:
         for name in TASKS:
-            files[name] = (target / f"{TEMPORARY_PREFIX}{name}.jsonl").open("w", encoding="utf-8")
+            files[name] = (target / f"{name}.jsonl").open("w", encoding="utf-8")
         done = 0
         for _, passages in opened.scan_texts():
             for passage in passages:
@@ -113,9 +122,7 @@ def _write_tasks(opened: Memory, target: Path, per_passage: int, seed: int, prog
             progress.at(done)
         for name, file in files.items():
             file.close()
-            if counts[name]:
-                os.replace(file.name, target / f"{name}.jsonl")
-            else:
+            if not counts[name]:
                 os.unlink(file.name)
     except OSError as error:
         raise storage_error(target, error) or error from None

@@ -7,7 +7,9 @@ writes it through here, so that all of them behave the same.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
 import re
 import secrets
@@ -15,11 +17,12 @@ import stat
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from .. import StorageError, UsageError
 from . import temporary
 from .paths import local_path, same_file
+from .printable import printable_json
 
 STDOUT: Final = "-"
 _DESCRIPTOR: Final = re.compile(r"/dev/(stdout|stderr)|/dev/fd/(\d{1,9})|/proc/self/fd/(\d{1,9})")
@@ -81,8 +84,8 @@ def writing(output: Place, option: str = "--output") -> Iterator[BinaryIO]:
     passes, for it says that a reader had enough.
     """
     if os.fspath(output) == STDOUT:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        yield cast(BinaryIO, _Terminal()) if sys.stdout.isatty() else sys.stdout.buffer
+        sys.stdout.flush()
         return
     if is_stream(output):
         descriptor = _descriptor(output)
@@ -114,6 +117,20 @@ def writing(output: Place, option: str = "--output") -> Iterator[BinaryIO]:
     finally:
         if unfinished.exists():
             temporary.remove(unfinished)
+
+
+class _Terminal(io.RawIOBase):
+    """Standard output that is a terminal: what is written is shown without control characters."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        sys.stdout.write(printable_json(self._decoder.decode(bytes(data))))
+        return len(data)
 
 
 def _descriptor(output: Place) -> int | None:

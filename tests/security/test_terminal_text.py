@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +78,30 @@ def test_search_prints_no_escape_of_a_title_or_text(memory: Path, arguments: tup
     assert result.exit_code == 0, result.output
     assert "needle" in result.stdout
     assert not UNSAFE.search(result.stdout)
+
+
+def test_what_is_exported_to_a_terminal_is_shown_safely_and_to_a_pipe_as_it_is(memory: Path) -> None:
+    code = "from glimmer.pipelines.program import main; main()"
+    command = [sys.executable, "-c", code, "export", str(memory), "--output", "-"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # the terminal's other side is closed
+                break
+            if not part:
+                break
+            shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    on_terminal = shown.decode().replace("\r\n", "\n")
+    assert not UNSAFE.search(on_terminal)
+    piped = subprocess.run(command, capture_output=True, check=True).stdout
+    assert json.loads(on_terminal) == json.loads(piped)
+    assert "\u202e" in piped.decode()
 
 
 def test_an_error_that_quotes_a_hostile_name_is_one_visible_line(
