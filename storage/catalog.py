@@ -26,6 +26,7 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from .. import ConflictError, DamageError, GlimmerError, StorageError, UsageError
 from .catalog_files import CATALOG_SCHEMA, MAX_FILE_ROWS, read_catalog_file, write_catalog_files
+from .catalog_log import check_log_files
 from .files import damage, make_directories, read_regular, sha256_bytes, sync_directory, translated
 from .layout import SEGMENTS
 from .locks import held
@@ -154,32 +155,12 @@ class Catalog:
                 raise DamageError(f"{path}: the log entry of version {version} is missing; {self._remedy}") from None
 
     def _table(self, version: int) -> DeltaTable:
-        self._check_log_files()
         with translated(self.directory, damage(self.directory / _LOG, self._remedy)):
+            check_log_files(self.directory / _LOG, self._remedy)
             try:
                 return DeltaTable(self._uri, version=version)
             except TableNotFoundError:
                 raise DamageError(f"{self.directory}: the Delta log is damaged; {self._remedy}") from None
-
-    def _check_log_files(self) -> None:
-        """Looks at what Delta is about to read by itself: JSON entries in plain files of a size, and nothing else.
-
-        A checkpoint is read in place of entries and has no checksum; a FIFO makes Delta wait for ever.
-        """
-        with (
-            translated(self.directory, damage(self.directory / _LOG, self._remedy)),
-            os.scandir(self.directory / _LOG) as entries,
-        ):
-            for entry in entries:
-                place = self.directory / _LOG / entry.name
-                if entry.name == "_last_checkpoint" or "checkpoint" in entry.name or ".compacted." in entry.name:
-                    raise DamageError(f"{place}: a memory's log has no checkpoints; delete it, then {self._remedy}")
-                if not entry.name.endswith(".json") or entry.name.startswith(("_", ".")):
-                    continue
-                if not entry.is_file():
-                    raise DamageError(f"{place}: not a plain file; {self._remedy}")
-                if entry.stat().st_size > MAX_ENTRY_BYTES:
-                    raise DamageError(f"{place}: larger than any log entry; {self._remedy}")
 
     def _check_delta(self, manifest: Manifest, table: DeltaTable) -> None:
         with translated(self.directory, damage(self.directory / _LOG, self._remedy)):
