@@ -6,12 +6,23 @@ Commands print through these functions alone, so that no title, id or file name 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ..storage.printable import printable, printable_json
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """`path` as people would type it: relative where it lies below the working directory."""
+    name = os.fspath(path)
+    try:
+        return os.path.relpath(name) if os.path.isabs(name) and Path(name).is_relative_to(os.getcwd()) else name
+    except OSError:  # the working directory is gone
+        return name
 
 
 def echo(text: str, *, err: bool = False) -> None:

@@ -23,7 +23,9 @@ from .options import engine, json_option, runner_option, runner_options_option
 @click.argument("queries", type=click.Path(allow_dash=True))
 @click.option("--memory", required=True, type=click.Path(), help="Directory of the memory to answer from.")
 @click.option("--model", required=True, help="A model directory with a decoder, or a built-in name (sample).")
-@click.option("--output", required=True, type=click.Path(), help="Prediction file to write or resume; - is standard output.")
+@click.option(
+    "--output", required=True, type=click.Path(), help="Prediction file to write or resume; - is standard output."
+)
 @click.option(
     "--candidates",
     type=click.IntRange(min=1),
@@ -81,7 +83,9 @@ from .options import engine, json_option, runner_option, runner_options_option
     show_default=True,
     help="Of products; sums are float32 always.",
 )
-@click.option("--report", type=click.Path(dir_okay=False), help="HTML file to write about the job; - is standard output.")
+@click.option(
+    "--report", type=click.Path(dir_okay=False), help="HTML file to write about the job; - is standard output."
+)
 @click.option("--restart", is_flag=True, help="Answer everything anew instead of going on.")
 @runner_option
 @runner_options_option

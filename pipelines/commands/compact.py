@@ -6,7 +6,7 @@ import click
 
 from ..compact import DEFAULT_DEAD_SHARE, CompactResult
 from ..compact import compact as compact_job
-from ..printing import echo, print_json
+from ..printing import echo, print_json, shown_path
 from ..progress import TerminalProgress
 from ..tables import duration, pairs, size
 from .options import json_option, memory_argument
@@ -45,7 +45,7 @@ def compact(memory: str, dead_share: float, index: bool | None, as_json: bool) -
 def _summary(result: CompactResult, dead_share: float) -> str:
     if result.nothing_to_do:
         return (
-            f"{result.memory}: nothing to do, no segment of version {result.version} has more than "
+            f"{shown_path(result.memory)}: nothing to do, no segment of version {result.version} has more than "
             f"{dead_share:.0%} dead rows"
         )
     rows: dict[str, object] = {
@@ -56,4 +56,4 @@ def _summary(result: CompactResult, dead_share: float) -> str:
     }
     for stage, seconds in result.seconds.items():
         rows[f"{stage} time"] = duration(seconds)
-    return pairs(f"{result.memory}: version {result.version} committed, from version {result.base}", rows)
+    return pairs(f"{shown_path(result.memory)}: version {result.version} committed, from version {result.base}", rows)

@@ -8,7 +8,7 @@ import click
 
 from ..demo import CANDIDATES, SELECT, DemoResult, prepare
 from ..demo import demo as demo_job
-from ..printing import echo
+from ..printing import echo, shown_path
 from ..progress import TerminalProgress
 from ..tables import grid, pairs
 from .encode import summary
@@ -41,7 +41,7 @@ def demo(directory: str, prepare_only: bool) -> None:
 
 
 def _text(result: DemoResult) -> str:
-    memory, quality = str(result.encoded.memory), result.quality
+    memory, quality = shown_path(result.encoded.memory), result.quality
     rows = [
         ("✓" if each.right else "✗", _cut(each.question), _cut(each.answer), _cut(each.gold[0]), _cut(each.title))
         for each in result.answered
@@ -51,7 +51,7 @@ def _text(result: DemoResult) -> str:
         "F1": f"{quality.f1:.3f}",
         "recall@1": f"{quality.recall1_before:.3f} (BM25) -> {quality.recall1_after:.3f} (re-ranked)",
         "speed": f"{result.answers.queries_per_second:,.2f} queries/s",
-        "report": result.answers.report,
+        "report": shown_path(result.answers.report or ""),
     }
     parts = [
         summary(result.encoded),

@@ -6,7 +6,7 @@ import click
 
 from ..diff import VersionDiff
 from ..diff import diff as diff_job
-from ..printing import echo, print_json
+from ..printing import echo, print_json, shown_path
 from ..progress import TerminalProgress
 from ..tables import grid, pairs
 from .options import json_option, memory_argument
@@ -39,7 +39,7 @@ def table(found: VersionDiff) -> str:
     counts = found.articles
     lines = [
         pairs(
-            f"{found.memory}: version {found.old} to version {found.new}",
+            f"{shown_path(found.memory)}: version {found.old} to version {found.new}",
             {
                 "passages": f"{found.added:,} added, {found.removed:,} removed, {found.kept:,} kept "
                 f"({found.moved:,} of them moved)",

@@ -11,7 +11,7 @@ from ..encode import encode as encode_job
 from ..encoding.dry_run import DryRun
 from ..encoding.dry_run import dry_run as dry_run_job
 from ..encoding.passages import DEFAULT_WORDS
-from ..printing import echo, print_json
+from ..printing import echo, print_json, shown_path
 from ..progress import TerminalProgress
 from ..tables import duration, pairs, size
 from .corpus_options import corpus_arguments, corpus_options
@@ -111,9 +111,9 @@ def summary(result: EncodeResult) -> str:
     elif encoding := result.seconds.get("encode"):
         rows["encode rate"] = f"{plan.passages / encoding:,.0f} passages/s, {plan.tokens / encoding:,.0f} tokens/s"
     title = (
-        f"{result.memory}: nothing to do, this job made version {result.version} before"
+        f"{shown_path(result.memory)}: nothing to do, this job made version {result.version} before"
         if result.nothing_to_do
-        else f"{result.memory}: version {result.version} committed"
+        else f"{shown_path(result.memory)}: version {result.version} committed"
     )
     return pairs(title, rows)
 

@@ -14,7 +14,9 @@ from .options import memory_argument, version_option
 
 @click.command()
 @memory_argument
-@click.option("--output", required=True, type=click.Path(dir_okay=False, allow_dash=True), help="A file; - is standard output.")
+@click.option(
+    "--output", required=True, type=click.Path(dir_okay=False, allow_dash=True), help="A file; - is standard output."
+)
 @version_option
 def export(memory: str, output: str, version: int | None) -> None:
     """Write a memory's live passages as JSON lines.

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from ..printing import echo, print_json
+from ..printing import echo, print_json, shown_path
 from ..progress import TerminalProgress
 from ..repair import RepairResult
 from ..repair import repair as repair_job
@@ -41,8 +41,8 @@ def repair(memory: str, model: str | None, version: int | None, drop: bool, as_j
 
 def _summary(result: RepairResult) -> str:
     if not result.found:
-        return f"{result.memory}: nothing to repair, version {result.version} is whole"
-    lines = [f"{result.memory}: {result.found:,} things were damaged, {len(result.remaining):,} are now"]
+        return f"{shown_path(result.memory)}: nothing to repair, version {result.version} is whole"
+    lines = [f"{shown_path(result.memory)}: damaged places: {result.found:,} found, {len(result.remaining):,} left"]
     lines += [f"  {path}: {how}" for path, how in list(result.repaired.items())[:_SHOWN]]
     if len(result.repaired) > _SHOWN:
         lines.append(f"  … and {len(result.repaired) - _SHOWN:,} more; --json lists all")
@@ -51,9 +51,7 @@ def _summary(result: RepairResult) -> str:
     if result.new_version is not None:
         lines.append(f"  version {result.new_version} committed; readers of older versions still see the damage")
     if result.dropped:
-        lines.append(
-            f"  {len(result.dropped):,} passages were given up; `glimmer refresh SOURCE... --memory {result.memory}` "
-            "adds them again"
-        )
+        again = f"glimmer refresh SOURCE... --memory {shown_path(result.memory)}"
+        lines.append(f"  {len(result.dropped):,} passages were given up; `{again}` adds them again")
     lines += [f"still {damage}" for damage in result.remaining[:_SHOWN]]
     return "\n".join(lines)

@@ -14,7 +14,9 @@ from .options import json_option, memory_argument, version_option
 
 @click.command()
 @memory_argument
-@click.option("--output", required=True, type=click.Path(), help="Directory to make, one KILT file a task; - is standard output.")
+@click.option(
+    "--output", required=True, type=click.Path(), help="Directory to make, one KILT file a task; - is standard output."
+)
 @version_option
 @click.option(
     "--per-passage",

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ...reader.training.config import TrainConfig
-from ..printing import echo, print_json
+from ..printing import echo, print_json, shown_path
 from ..progress import TerminalProgress
 from ..tables import grid, pairs
 from ..train import train as train_job
@@ -48,7 +48,7 @@ def train(config: str, as_json: bool) -> None:
 
 def _text(result: TrainResult) -> str:
     if result.nothing_to_do:
-        return f"{result.output}: nothing to do, this run has taken its {result.steps:,} steps before"
+        return f"{shown_path(result.output)}: nothing to do, this run has taken its {result.steps:,} steps before"
     facts: dict[str, object] = {
         "steps": f"{result.steps:,}"
         + (f" ({result.resumed:,} were taken before)" if result.resumed else "")
@@ -64,4 +64,4 @@ def _text(result: TrainResult) -> str:
         for name, count in result.tasks.items()
     ]
     table = grid(("task", "share", "questions", "trained on", "irrelevant"), rows)
-    return "\n".join([pairs(str(result.output), facts), "", table])
+    return "\n".join([pairs(shown_path(result.output), facts), "", table])

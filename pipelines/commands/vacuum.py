@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from ..printing import echo, print_json
+from ..printing import echo, print_json, shown_path
 from ..progress import TerminalProgress
 from ..tables import pairs, size
 from ..vacuum import DEFAULT_VERSIONS, VacuumResult
@@ -66,7 +66,8 @@ def vacuum(memory: str, older_than: datetime.timedelta, keep_versions: int, dry_
 
 def _summary(result: VacuumResult) -> str:
     freed = f"{size(result.bytes)} in {len(result.paths):,} segments, files and directories"
-    title = f"Dry run: {result.memory} would lose {freed}" if result.dry_run else f"{result.memory}: {freed} deleted"
+    memory = shown_path(result.memory)
+    title = f"Dry run: {memory} would lose {freed}" if result.dry_run else f"{memory}: {freed} deleted"
     rows: dict[str, object] = {
         "kept versions": f"{result.oldest:,} to {result.newest:,}",
         "segments": result.segments,
