@@ -68,7 +68,7 @@ class RepairResult:
         memory: which memory.
         version: the version repaired.
         new_version: the version committed because something could not be put back as it was; None if there was none.
-        found: how many things were damaged.
+        found: how many damaged places were found.
         repaired: path -> how it was repaired.
         recoded: passages encoded again.
         moved: passages whose rows are in a new segment now.

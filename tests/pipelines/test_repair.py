@@ -259,7 +259,7 @@ def test_the_command_says_what_it_did_and_its_status_tells(memory: Path) -> None
     (big(memory) / "lengths/c.0").unlink()
     done = run()
     assert done.returncode == 0, done.stderr
-    assert "1 things were damaged, 0 are now" in done.stdout
+    assert "damaged places: 1 found, 0 left" in done.stdout
     assert "lengths/c.0: put back as it was written" in done.stdout
     again = run()
     assert "nothing to repair, version 2 is whole" in again.stdout
