@@ -27,7 +27,9 @@ from .engines import Engine
 from .index import DIRECTORY, open_index
 from .progress import Progress, Quiet
 from .refreshing.changes import first_positions
-from .refreshing.job import EXAMPLES, RefreshCounts, RefreshJob
+from .refreshing.counts import RefreshCounts
+from .refreshing.job import EXAMPLES, RefreshJob
+from .refreshing.removals import MAX_REMOVED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,9 @@ class RefreshPlan:
         counts: what would change.
         plan: counts of the sources: articles, passages, tokens and rejected records.
         added, removed: the first few passages that would come and go.
+        kept_rejected, kept_absent: ids of the first few articles that would stay because their records were rejected,
+            and because some rejected record may be theirs; `counts` has how many.
+        refused: why the refresh would be refused, None if it would not: it removes too many articles.
     """
 
     memory: Path
@@ -56,6 +61,9 @@ class RefreshPlan:
     plan: PlanSummary
     added: list[Example]
     removed: list[Example]
+    kept_rejected: list[str]
+    kept_absent: list[str]
+    refused: str | None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able, for `--json`."""
@@ -72,6 +80,8 @@ class RefreshResult:
         counts: what changed.
         plan: counts of the sources: articles, passages, tokens and rejected records.
         bytes_written: the new segment and the new catalog files; `code_bytes_written` of these are codes.
+        kept_rejected, kept_absent: ids of the first few articles that stayed because their records were rejected, and
+            because some rejected record may be theirs; `counts` has how many.
         rejects: the dead-letter file, None when nothing was rejected.
         seconds: wall time of each stage, in seconds.
     """
@@ -84,6 +94,8 @@ class RefreshResult:
     plan: PlanSummary
     bytes_written: int
     code_bytes_written: int
+    kept_rejected: list[str]
+    kept_absent: list[str]
     rejects: Path | None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -109,11 +121,15 @@ def refresh(
     strict: bool = False,
     partial: bool = False,
     deleted: str | Path | None = None,
+    max_removed: float | int = MAX_REMOVED,
+    remove_absent: bool = False,
     index: bool | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> RefreshResult:
-    """Brings a memory up to date with `sources`, or goes on with a refresh that was cut.
+    """Brings a memory up to date with `sources`, or resumes a refresh that was interrupted.
+
+    An article whose record is rejected stays as it is, if no other record of it can be used.
 
     Args:
         sources: paths, directories, globs, fsspec URLs or `tfds:` names: the whole corpus as it is now, or, with
@@ -124,19 +140,27 @@ def refresh(
         fields: role (`id`, `title`, `text`) -> the field that holds it; None takes the known names.
         mixed: files of one source may have different formats.
         strict: stop at the first record that cannot be used instead of setting it aside.
-        partial: articles that the sources do not hold stay.
+        partial: articles that the sources do not hold stay. The last record of an article decides, and one whose text
+            is empty removes the article.
         deleted: with `partial`, a file of ids of articles to drop, one a line.
+        max_removed: how many articles may go that `deleted` does not name: a number (int), or a share of the memory's
+            articles (float, 0.0 to 1.0). A refresh that would remove more is refused.
+        remove_absent: articles that the sources do not hold go even if some rejected record does not tell whose it is;
+            otherwise they stay then.
         index: build the new version's first-stage index; None builds it if the base version has one.
         engine: where the Beam graph runs; None runs it in this process.
         progress: hears how the job goes.
 
-    Raises UsageError where there is no memory, InputError for sources that cannot be used, MismatchError for a model
-    whose memory encoder is another, ConflictError when another job changed the memory first or runs this one (run it
-    again then), DamageError for a memory that is not whole, StorageError when the file system refuses. The newest
-    version stays what it was then; what was encoded is kept for a next try, except after a conflict.
+    Raises UsageError where there is no memory, InputError for sources that cannot be used and for a refresh that would
+    remove too many articles, MismatchError for a model whose memory encoder is another, ConflictError when another job
+    changed the memory first or runs this one (run it again then), DamageError for a memory that is not whole,
+    StorageError when the file system refuses. The newest version stays what it was then; what was encoded is kept for a
+    next try, except after a conflict.
     """
     progress = progress or Quiet()
-    job = RefreshJob(sources, memory, model, format, strict, partial, deleted, fields, mixed)
+    job = RefreshJob(
+        sources, memory, model, format, strict, partial, deleted, fields, mixed, max_removed, remove_absent
+    )
     _forget_finished(job.directory, job.base)
     seconds: dict[str, float] = {}
     with job.ledger.lock():
@@ -161,6 +185,8 @@ def refresh(
         plan=PlanSummary.from_json(planned["plan"]),
         bytes_written=int(manifest.details["bytes_written"]) + _catalog_bytes(manifest, job.base) if changed else 0,
         code_bytes_written=int(manifest.details["code_bytes_written"]) if changed else 0,
+        kept_rejected=planned.get("kept_rejected", []),
+        kept_absent=planned.get("kept_absent", []),
         rejects=job.rejects if job.rejects.exists() else None,
         seconds=seconds,
     )
@@ -177,22 +203,32 @@ def refresh_dry_run(
     strict: bool = False,
     partial: bool = False,
     deleted: str | Path | None = None,
+    max_removed: float | int = MAX_REMOVED,
+    remove_absent: bool = False,
     progress: Progress | None = None,
 ) -> RefreshPlan:
-    """What `refresh` with the same arguments would change; writes nothing. Raises as `refresh` does."""
-    job = RefreshJob(sources, memory, model, format, strict, partial, deleted, fields, mixed)
+    """What `refresh` with the same arguments would change; writes nothing.
+
+    Raises as `refresh` does, but for the refusal to remove so many articles, which is in the result.
+    """
+    job = RefreshJob(
+        sources, memory, model, format, strict, partial, deleted, fields, mixed, max_removed, remove_absent
+    )
     progress = progress or Quiet()
-    comparison, summary, changes, counts = job.compare(None, progress)
+    found = job.compare(None, progress)
     return RefreshPlan(
         memory=job.directory,
         base=job.base.version,
-        counts=counts,
-        plan=summary,
-        added=[Example(article_id=a, title=t, text=x) for a, t, x in comparison.added_examples],
+        counts=found.counts,
+        plan=found.plan,
+        added=[Example(article_id=a, title=t, text=x) for a, t, x in found.comparison.added_examples],
         removed=[
             Example(article_id=passage.article_id, title=passage.title, text=passage.text)
-            for passage in job.base.texts(first_positions(job.base, changes.dead, EXAMPLES))
+            for passage in job.base.texts(first_positions(job.base, found.changes.dead, EXAMPLES))
         ],
+        kept_rejected=found.kept_rejected,
+        kept_absent=found.kept_absent,
+        refused=job.refusal(found.counts, found.removed),
     )
 
 

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from ..printing import echo, print_json
+from ..printing import echo, print_json, shown_path
 from ..progress import TerminalProgress
 from ..refresh import RefreshPlan, RefreshResult, refresh_dry_run
 from ..refresh import refresh as refresh_job
-from ..refreshing.job import RefreshCounts
+from ..refreshing.counts import RefreshCounts
 from ..tables import duration, pairs, size
 from .corpus_options import corpus_arguments, corpus_options
 from .diff import shortened
 from .options import engine, json_option, runner_option, runner_options_option
+
+
+def article_limit(_context: click.Context, _option: click.Parameter, value: str) -> float | int:
+    """A number of articles, `30`, as an int; or a share of them, `5%` or `0.05`, as a float."""
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        share = float(text.removesuffix("%").rstrip()) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise click.BadParameter(f"{value!r} is neither a share such as 5% or 0.05 nor a number of articles such as 30")
+    return share
 
 
 @click.command()
@@ -24,6 +39,20 @@ from .options import engine, json_option, runner_option, runner_options_option
 @corpus_options
 @click.option("--partial", is_flag=True, help="SOURCE holds only new and changed articles; all others stay.")
 @click.option("--deleted", type=click.Path(), help="With --partial: a file of article ids to drop, one a line.")
+@click.option(
+    "--max-removed",
+    callback=article_limit,
+    metavar="SHARE|NUMBER",
+    default="20%",
+    show_default=True,
+    help="Refuse to remove more articles than this share (5%, 0.05) or number (30), but for those of --deleted;"
+    " 100% removes any number.",
+)
+@click.option(
+    "--remove-absent",
+    is_flag=True,
+    help="Remove articles that SOURCE does not hold even if a rejected record does not tell whose it is.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first bad record instead of setting it aside.")
 @click.option("--dry-run", is_flag=True, help="Show what would be added, changed and removed; write nothing.")
 @click.option(
@@ -43,6 +72,8 @@ def refresh(
     mixed: bool,
     partial: bool,
     deleted: str | None,
+    max_removed: float | int,
+    remove_absent: bool,
     strict: bool,
     dry_run: bool,
     index: bool | None,
@@ -52,9 +83,10 @@ def refresh(
 ) -> None:
     """Bring a memory up to date with a corpus that changed.
 
-    SOURCE is the whole corpus as it is now (see `glimmer encode`), or with --partial only its new and changed articles.
-    Only new passages are encoded; readers see the old version until the new one is whole. Running the same command
-    again resumes a job that was cut.
+    SOURCE is the whole corpus as it is now (see `glimmer encode`), or with --partial only its new and changed articles:
+    then the last record of an article decides, and an empty text removes it. An article whose record is rejected stays
+    as it is. Only new passages are encoded; readers see the old version until the new one is whole. Running the same
+    command again resumes a job that was interrupted.
 
     \b
     Examples:
@@ -68,6 +100,8 @@ def refresh(
         "strict": strict,
         "partial": partial,
         "deleted": deleted,
+        "max_removed": max_removed,
+        "remove_absent": remove_absent,
         **corpus_arguments(format_, fields, mixed),
     }
     with TerminalProgress() as progress:
@@ -84,10 +118,10 @@ def refresh(
 def summary(result: RefreshResult) -> str:
     """The summary table of a refresh."""
     if result.nothing_changed:
-        title = f"{result.memory}: nothing changed, version {result.version} is up to date"
+        title = f"{shown_path(result.memory)}: nothing changed, version {result.version} is up to date"
     else:
-        title = f"{result.memory}: version {result.version} committed, from version {result.base}"
-    rows = _counts(result.counts) | _rejected(result)
+        title = f"{shown_path(result.memory)}: version {result.version} committed, from version {result.base}"
+    rows = _counts(result.counts, result, str(result.rejects)) | _rejected(result)
     if not result.nothing_changed:
         rows["bytes"] = f"{size(result.bytes_written)}  ({size(result.code_bytes_written)} of codes)"
     for stage, seconds in result.seconds.items():
@@ -97,7 +131,10 @@ def summary(result: RefreshResult) -> str:
 
 def _dry_run_table(expected: RefreshPlan) -> str:
     title = f"Dry run from version {expected.base}: nothing was written"
-    lines = [pairs(title, _counts(expected.counts) | {"rejected records": sum(expected.plan.rejected.values())})]
+    rows = _counts(expected.counts, expected, None) | {"rejected records": sum(expected.plan.rejected.values())}
+    if expected.refused is not None:
+        rows["would be refused"] = expected.refused
+    lines = [pairs(title, rows)]
     for name, passages, sign in (("added", expected.added, "+"), ("removed", expected.removed, "-")):
         if passages:
             lines += ["", f"  passages {name}, for example"]
@@ -105,17 +142,48 @@ def _dry_run_table(expected: RefreshPlan) -> str:
     return "\n".join(lines)
 
 
-def _counts(counts: RefreshCounts) -> dict[str, object]:
+def _counts(counts: RefreshCounts, kept: RefreshPlan | RefreshResult, rejects: str | None) -> dict[str, object]:
     rows: dict[str, object] = {
         "articles": f"{counts.articles_added:,} added, {counts.articles_changed:,} changed, "
         f"{counts.articles_removed:,} removed, {counts.articles_kept:,} kept",
+    }
+    if counts.articles_kept_rejected:
+        see = f" (see {rejects})" if rejects is not None else ""
+        rows["kept"] = (
+            f"{_articles(counts.articles_kept_rejected)}, because their new records were rejected{see}: "
+            f"{_named(kept.kept_rejected, counts.articles_kept_rejected)}"
+        )
+    if counts.articles_kept_absent:
+        rows["kept, absent"] = (
+            f"{_articles(counts.articles_kept_absent)} that the sources do not hold, because {_unidentified(counts)} "
+            f"not tell whose they are: {_named(kept.kept_absent, counts.articles_kept_absent)}; mend the records, or "
+            "remove the articles with --remove-absent"
+        )
+    if counts.articles_removed_empty:
+        rows["removed"] = f"{_articles(counts.articles_removed_empty)}, by an empty text"
+    rows |= {
         "passages": f"{counts.passages_added:,} added, {counts.passages_removed:,} removed, "
         f"{counts.passages_kept:,} kept ({counts.passages_moved:,} of them moved)",
         "tokens to encode": counts.tokens_added,
     }
+    if counts.records_superseded:
+        rows["superseded records"] = f"{counts.records_superseded:,}, by a later record of the same article"
     if counts.deleted_unknown:
         rows["unknown deletions"] = f"{counts.deleted_unknown:,} ids to delete are not in the memory"
     return rows
+
+
+def _articles(count: int) -> str:
+    return f"{count:,} article{'s' if count != 1 else ''}"
+
+
+def _unidentified(counts: RefreshCounts) -> str:
+    many = counts.records_unidentified != 1
+    return f"{counts.records_unidentified:,} rejected record{'s do' if many else ' does'}"
+
+
+def _named(ids: Sequence[str], count: int) -> str:
+    return ", ".join(ids) + (" …" if count > len(ids) else "")
 
 
 def _rejected(result: RefreshResult) -> dict[str, object]:

@@ -7,7 +7,8 @@ gives the same rows in the same shards, byte for byte.
 
 A refresh plans against a `Base`, the version it starts from. A passage that the base has is reported to it instead of
 written, and is not tokenised either: that it is there says that it fits the window. Ids, splits and occurrence numbers
-come out as in a plan of the same sources without a base.
+come out as in a plan of the same sources without a base. Where a part of an article cannot be used and the base has the
+article, all of it is left out: the base's version of it is whole.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -27,14 +29,10 @@ from ... import InputError, UsageError
 from ...storage.passage import SHARD_ROWS, Passage, content_hash
 from ..sources import Corpus
 from ..sources.article import Article, Record, blank
-from ..sources.rejects import Rejection, RejectLog, snippet
-from .passages import DEFAULT_WORDS, PassageDraft, cut_article, passage_id, split_draft
+from ..sources.rejects import Rejection, RejectLog
+from .fitting import BATCH, Finds, Fitted, Piece, Tokenise, Tokens, fit, identify, tokens_of
+from .passages import DEFAULT_WORDS, PassageDraft, cut_article
 
-Tokens = npt.NDArray[np.int32]
-Tokenise = Callable[[Sequence[tuple[str, str]]], Sequence[Tokens]]
-"""(title, text) pairs -> the encoder's exact input of each, int32 [n], special tokens included, not truncated."""
-
-_BATCH: Final = 1024  # passages tokenised at once
 _AHEAD: Final = 2  # batches being tokenised while the next is cut
 _PROGRESS_SECONDS: Final = 0.1
 
@@ -45,14 +43,27 @@ class TextWriter(Protocol):
     def write_text(self, shard: int, passages: Sequence[Passage]) -> None: ...
 
 
-class Base(Protocol):
+class Records(Protocol):
+    """What a plan reads: a corpus, or what a refresh makes of one."""
+
+    @property
+    def sources(self) -> Sequence[str | os.PathLike[str]]: ...
+
+    def read(self, advance: Callable[[float], None]) -> Iterator[Record]:
+        """Articles and rejections in a fixed order; `advance` is told the share of all bytes read so far (0 to 1)."""
+
+
+class Base(Finds, Protocol):
     """The version a refresh starts from: the plan asks it for passages and tells it what became of each."""
 
-    def find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """int64 [n] positions of passage ids, -1 for those it lacks. Called from two threads."""
+    def reject(self, rejection: Rejection) -> None:
+        """The sources hold a record that cannot be read as an article."""
 
     def meet(self, article: Article) -> None:
         """The sources hold `article`; called for each, in order, before its passages."""
+
+    def spare(self, article: Article) -> bool:
+        """A part of `article` cannot be used: whether the base has the article, which then stays there as it is."""
 
     def keep(self, positions: npt.NDArray[np.int64], provenance: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """The sources hold the passages at `positions`; they stand at int32 [n, 4] start paragraph, start character,
@@ -130,7 +141,7 @@ class PlanSummary:
 
 def plan(
     *,
-    sources: Corpus | Sequence[str | os.PathLike[str]],
+    sources: Records | Sequence[str | os.PathLike[str]],
     tokenise: Tokenise,
     window: int,
     writer: TextWriter | None = None,
@@ -176,11 +187,13 @@ def plan(
             return tokenising.submit(tokenise, pairs).result()
 
         rows = _Rows(writer, window, base, tokenise_late)
-        pending: deque[Future[list[_Fitted]]] = deque()
-        corpus = sources if isinstance(sources, Corpus) else Corpus(sources, format=format, may_be_empty=may_be_empty)
+        pending: deque[Future[list[Fitted]]] = deque()
+        corpus = sources
+        if isinstance(corpus, Sequence):
+            corpus = Corpus(corpus, format=format, may_be_empty=may_be_empty)
         records = corpus.read(advance)
-        for batch in _batches(_drafts(records, rejects, passage_words, base), _BATCH):
-            pending.append(tokenising.submit(_fit, batch, tokenise, window, base))
+        for batch in _batches(_drafts(records, rejects, passage_words, base), BATCH):
+            pending.append(tokenising.submit(fit, batch, tokenise, window, base))
             if len(pending) > _AHEAD:
                 rows.add(pending.popleft().result(), rejects)
             if progress is not None and (now := time.monotonic()) - reported >= _PROGRESS_SECONDS:
@@ -192,109 +205,44 @@ def plan(
         if progress is not None:
             progress(rows.progress(1.0, rejects))
     if not rows.passages and not may_be_empty:
-        where = f"; see {rejects.path}" if rejects.path else ""
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejects.counts.items()))
-        named = ", ".join(map(str, corpus.sources))
-        raise InputError(f"{named}: no article can be used ({reasons or 'no records'}){where}")
+        raise no_article(corpus.sources, rejects.counts, rejects.path)
     return rows.summary(dict(sorted(rejects.counts.items())), time.monotonic() - begun)
 
 
-class _Piece:
-    """A passage on its way: `tokens` None while nobody needed them, id and position in the base once known."""
-
-    __slots__ = ("draft", "passage_id", "position", "tokens")
-
-    def __init__(self, draft: PassageDraft, tokens: Tokens | None, passage_id: str, position: int) -> None:
-        self.draft = draft
-        self.tokens = tokens
-        self.passage_id = passage_id
-        self.position = position
+def no_article(
+    sources: Sequence[str | os.PathLike[str]], rejected: Mapping[str, int], path: str | os.PathLike[str] | None
+) -> InputError:
+    """The error for `sources` without a usable article; `path` is the file of their rejected records, None if none."""
+    where = f"; see {os.fspath(path)}" if path is not None else ""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
+    return InputError(f"{', '.join(map(str, sources))}: no article can be used ({reasons or 'no records'}){where}")
 
 
-class _Fitted:
-    """What became of one draft: passages that fit, or why there are none."""
-
-    __slots__ = ("pieces", "rejections", "split")
-
-    def __init__(self, pieces: list[_Piece], rejections: list[Rejection], split: bool) -> None:
-        self.pieces = pieces
-        self.rejections = rejections
-        self.split = split
-
-
-def _drafts(records: Iterable[Record], rejects: RejectLog, words: int, base: Base | None) -> Iterator[PassageDraft]:
+def _drafts(
+    records: Iterable[Record], rejects: RejectLog, words: int, base: Base | None
+) -> Iterator[list[PassageDraft]]:
+    """The drafts of each article."""
     for record in records:
         if isinstance(record, Rejection):
             rejects.add(record)
+            if base is not None:
+                base.reject(record)
         else:
             if base is not None:
                 base.meet(record)
-            yield from cut_article(record, words)
+            yield cut_article(record, words)
 
 
-def _batches(drafts: Iterable[PassageDraft], size: int) -> Iterator[list[PassageDraft]]:
+def _batches(articles: Iterable[list[PassageDraft]], size: int) -> Iterator[list[PassageDraft]]:
+    """Drafts of whole articles, `size` of them or as many more as the last article has."""
     batch: list[PassageDraft] = []
-    for draft in drafts:
-        batch.append(draft)
-        if len(batch) == size:
+    for drafts in articles:
+        batch += drafts
+        if len(batch) >= size:
             yield batch
             batch = []
     if batch:
         yield batch
-
-
-def _fit(drafts: Sequence[PassageDraft], tokenise: Tokenise, window: int, base: Base | None) -> list[_Fitted]:
-    """Drafts as passages that fit the window, cut where they overflow it; those that the base has need no tokens.
-
-    A text that the base has under this article and title fitted then, so it fits now: whichever repetition in the
-    article it is, the first has the lowest number and is there too.
-    """
-    pieces = [_Piece(draft, None, "", -1) for draft in drafts]
-    if base is not None:
-        for piece in pieces:
-            piece.passage_id = _identify(piece.draft, 0)
-        for piece, position in zip(pieces, base.find([p.passage_id for p in pieces]).tolist(), strict=True):
-            piece.position = position
-    fresh = [piece for piece in pieces if piece.position < 0]
-    for piece, ids in zip(fresh, _tokens(fresh, tokenise), strict=True):
-        piece.tokens = ids
-    return [
-        _Fitted([piece], [], False)
-        if piece.tokens is None or len(piece.tokens) <= window
-        else _fit_long(piece.draft, len(piece.tokens), tokenise, window, base)
-        for piece in pieces
-    ]
-
-
-def _fit_long(draft: PassageDraft, length: int, tokenise: Tokenise, window: int, base: Base | None) -> _Fitted:
-    title = draft.article.title
-    frame = len(tokenise([(title, "")])[0])
-    if frame >= window:
-        detail = f"the title alone takes {frame} tokens of a window of {window}"
-        return _Fitted([], [_refusal(draft, "title_too_long", detail, title)], True)
-    parts = split_draft(draft, max(2, -(-(length - frame) // (window - frame))))
-    if len(parts) == 1:
-        detail = f"a single character takes {length} tokens with its title, in a window of {window}"
-        return _Fitted([], [_refusal(draft, "character_too_long", detail, draft.text)], True)
-    pieces: list[_Piece] = []
-    rejections: list[Rejection] = []
-    for part in _fit(parts, tokenise, window, base):
-        pieces += part.pieces
-        rejections += part.rejections
-    return _Fitted(pieces, rejections, True)
-
-
-def _refusal(draft: PassageDraft, reason: str, detail: str, shown: str) -> Rejection:
-    article = draft.article
-    return Rejection(article.place, reason, detail, snippet(shown), article.article_id)
-
-
-def _tokens(pieces: Sequence[_Piece], tokenise: Tokenise) -> Sequence[Tokens]:
-    return tokenise([(piece.draft.article.title, piece.draft.text) for piece in pieces]) if pieces else []
-
-
-def _identify(draft: PassageDraft, occurrence: int) -> str:
-    return passage_id(draft.article.article_id, draft.article.title, draft.text, occurrence)
 
 
 class _Rows:
@@ -312,14 +260,20 @@ class _Rows:
         self.articles = self.paragraphs = self.blank_paragraphs = 0
         self.passages = self.rows = self.shards = self.split_passages = self.tokens = self.characters = 0
 
-    def add(self, fitted: Sequence[_Fitted], rejects: RejectLog) -> None:
-        pieces: list[_Piece] = []
-        for item in fitted:
-            for rejection in item.rejections:
+    def add(self, fitted: Sequence[Fitted], rejects: RejectLog) -> None:
+        """Takes what became of the drafts of whole articles."""
+        pieces: list[Piece] = []
+        for _, group in groupby(fitted, key=lambda item: id(item.article)):
+            items = list(group)
+            refused = [rejection for item in items for rejection in item.rejections]
+            for rejection in refused:
                 self._refuse(rejection, rejects)
-            if item.split:
-                self.split_passages += len(item.pieces)
-            pieces += item.pieces
+            if refused and self._base is not None and self._base.spare(items[0].article):
+                continue
+            for item in items:
+                if item.split:
+                    self.split_passages += len(item.pieces)
+                pieces += item.pieces
         repeated = [piece for piece in pieces if self._number(piece)]
         if self._base is not None:
             self._compare(pieces, repeated, self._base)
@@ -331,7 +285,7 @@ class _Rows:
                 self._add(piece.draft, piece.passage_id, piece.tokens)
         self._count(np.array(counts, np.int64))
 
-    def _number(self, piece: _Piece) -> bool:
+    def _number(self, piece: Piece) -> bool:
         """Counts a passage and gives it its id, in its article's order; whether the article repeats itself here."""
         draft, article = piece.draft, piece.draft.article
         if article.place != self._place:
@@ -345,17 +299,17 @@ class _Rows:
         self.passages += 1
         self.characters += len(draft.text)
         if occurrence or (not piece.passage_id and self._writer is not None):
-            piece.passage_id = _identify(draft, occurrence)
+            piece.passage_id = identify(draft, occurrence)
         return occurrence > 0
 
-    def _compare(self, pieces: Sequence[_Piece], repeated: Sequence[_Piece], base: Base) -> None:
+    def _compare(self, pieces: Sequence[Piece], repeated: Sequence[Piece], base: Base) -> None:
         """Tells the base which of its passages are still there; the others get tokens if they have none yet."""
         if repeated:
             found = base.find([piece.passage_id for piece in repeated]).tolist()
             for piece, position in zip(repeated, found, strict=True):
                 piece.position = position
         late = [piece for piece in pieces if piece.position < 0 and piece.tokens is None]
-        for piece, ids in zip(late, _tokens(late, self._tokenise), strict=True):
+        for piece, ids in zip(late, tokens_of(late, self._tokenise), strict=True):
             piece.tokens = ids
         kept = [piece for piece in pieces if piece.position >= 0]
         if kept:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +23,13 @@ from safetensors.numpy import save as save_tensors
 
 from ... import DamageError
 from ...storage.catalog_files import CATALOG_SCHEMA, MAX_FILE_ROWS, read_catalog_file
-from ...storage.files import damage, sha256_bytes, translated, write_atomic
+from ...storage.files import damage, read_regular, sha256_bytes, translated, write_atomic
 from ...storage.idmap import segment_bases
 from ...storage.manifest import CatalogFile
 from ...storage.memory import Memory
 from ..encoding.passages import PassageDraft
-from ..sources import Article
+from ..sources import Article, Rejection
+from .feed import id_hash
 
 PROVENANCE: Final = ("start_paragraph_id", "start_character", "end_paragraph_id", "end_character")
 _PLACE: Final = ("segment", "row")
@@ -103,7 +105,7 @@ class Changes:
         """The changes saved at `path`, whose SHA-256 must be `sha256`; raises DamageError."""
         remedy = f"delete {path.parent} and run the command again"
         with translated(path, damage(path, remedy)):
-            content = path.read_bytes()
+            content = read_regular(path)
             if sha256_bytes(content) != sha256:
                 raise DamageError(f"{path}: not what the plan wrote; {remedy}")
             held = load_tensors(content)
@@ -115,7 +117,8 @@ class Comparison:
     """Follows a plan (it is the plan's `Base`) and finds what its sources change in `memory`.
 
     With `partial`, passages of articles that the sources do not hold stay. Holds a byte a passage, twenty bytes for
-    each passage that moved, and the ids of articles that have something new (with `partial`, of all articles met).
+    each passage that moved, and the ids of articles that have something new or whose record was rejected (with
+    `partial`, of all articles met).
     """
 
     def __init__(self, memory: Memory, *, partial: bool = False, examples: int = 5) -> None:
@@ -129,6 +132,10 @@ class Comparison:
         """Ids of articles that have a passage which the base lacks."""
         self.met: set[str] = set()
         """Ids of all articles of the sources; filled with `partial` only."""
+        self.rejected: set[str] = set()
+        """Ids of articles that have a record, or a part of one, that cannot be used."""
+        self.unidentified = 0
+        """Rejected records whose article cannot be told."""
         self.added_examples: list[tuple[str, str, str]] = []
         """(article id, title, text) of the first passages that the base lacks."""
         self._examples = examples
@@ -144,6 +151,29 @@ class Comparison:
     def meet(self, article: Article) -> None:
         if self.partial:
             self.met.add(article.article_id)
+
+    def reject(self, rejection: Rejection) -> None:
+        if rejection.reason == "duplicate_id":
+            return  # the article was met before
+        if rejection.article_id:
+            self.rejected.add(rejection.article_id)
+        else:
+            self.unidentified += 1
+
+    def spare(self, article: Article) -> bool:
+        held = id_hash(article.article_id) in self._article_hashes
+        if held:
+            self.rejected.add(article.article_id)
+            self.met.discard(article.article_id)
+        return held
+
+    @cached_property
+    def _article_hashes(self) -> frozenset[int]:
+        """Made when the first article is asked for, which is rare."""
+        batches = self.memory.passage_table(("article_id",))
+        return frozenset(
+            id_hash(name) for batch in batches for name in pc.unique(batch.column("article_id")).to_pylist()
+        )
 
     def keep(self, positions: npt.NDArray[np.int64], provenance: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         self._seen[positions] = True
@@ -207,17 +237,41 @@ def count_articles(memory: Memory, dead: Mask, renewed: pa.Array) -> ArticleCoun
 
     Two passes over the catalog's article ids; memory grows with the articles that are touched, not with the others.
     """
-    losing = articles_with(memory, dead)
-    touched = pc.unique(pa.concat_arrays([losing, renewed]))
-    if not len(touched):
-        return ArticleCounts(added=0, changed=0, removed=0, kept=memory.articles)
-    surviving = articles_with(memory, ~dead, among=touched)
-    known = pc.unique(pa.concat_arrays([losing, surviving]))
-    staying = pc.unique(pa.concat_arrays([surviving, renewed]))
-    added = len(renewed) - pc.sum(pc.is_in(renewed, value_set=known)).as_py() if len(renewed) else 0
-    removed = len(losing) - pc.sum(pc.is_in(losing, value_set=staying)).as_py() if len(losing) else 0
-    changed = len(touched) - added - removed
-    return ArticleCounts(added=added, changed=changed, removed=removed, kept=memory.articles - changed - removed)
+    return ArticlesTouched.by(memory, dead, renewed).counts(memory)
+
+
+@dataclass(frozen=True)
+class ArticlesTouched:
+    """Ids, each once, of articles that lose passages, get new ones (`renewed`), or have others that stay."""
+
+    losing: pa.Array
+    renewed: pa.Array
+    surviving: pa.Array
+
+    @classmethod
+    def by(cls, memory: Memory, dead: Mask, renewed: pa.Array) -> ArticlesTouched:
+        """What loses the rows `dead`; of the surviving only those that are in `losing` or `renewed`."""
+        losing = articles_with(memory, dead)
+        touched = pc.unique(pa.concat_arrays([losing, renewed]))
+        surviving = articles_with(memory, ~dead, among=touched) if len(touched) else touched
+        return cls(losing, renewed, surviving)
+
+    @property
+    def gone(self) -> pa.Array:
+        """Articles of which nothing is left."""
+        return without(self.losing, pc.unique(pa.concat_arrays([self.surviving, self.renewed])))
+
+    def counts(self, memory: Memory) -> ArticleCounts:
+        """How many of `memory`'s articles come, change, go and stay."""
+        known = pc.unique(pa.concat_arrays([self.losing, self.surviving]))
+        added, removed = len(without(self.renewed, known)), len(self.gone)
+        changed = len(pc.unique(pa.concat_arrays([self.losing, self.renewed]))) - added - removed
+        return ArticleCounts(added=added, changed=changed, removed=removed, kept=memory.articles - changed - removed)
+
+
+def without(ids: pa.Array, others: pa.Array) -> pa.Array:
+    """Those of `ids` that are not among `others`, in their order."""
+    return ids.filter(pc.invert(pc.is_in(ids, value_set=others)))
 
 
 def articles_with(memory: Memory, rows: Mask | None, among: pa.Array | None = None) -> pa.Array:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,55 +18,33 @@ import pyarrow as pa
 
 from ... import ConflictError, GlimmerError, InputError, UsageError
 from ...encoders.models import LoadedModel, load_model
+from ...storage.inputs import STDIN
 from ...storage.ledger import JOBS, Ledger
 from ...storage.manifest import Manifest
 from ...storage.memory import Memory, commit
+from ...storage.paths import local_path
+from ...storage.removal import remove_tree
 from ...storage.segment import SealedSegment, SegmentWriter
 from ..encoding.job import Encoding, encode_segment, job_id, plan_listener, planned_rows, segment_id, timed
-from ..encoding.plan import PlanSummary, TextWriter, plan
+from ..encoding.plan import PlanSummary, TextWriter, no_article, plan
 from ..engines import Engine
 from ..progress import Progress
-from ..sources import Corpus, source_identity
+from ..sources import Corpus
 from ..sources.files import read_lines, resolve
-from .changes import Changes, Comparison, articles_with, count_articles, files_to_replace, surviving_rows
+from .changes import Changes, Comparison, articles_with, files_to_replace, surviving_rows
+from .counts import Compared, RefreshCounts
+from .feed import Feed
+from .removals import MAX_REMOVED, Removals, check_limit, exceeds, removals, shown_limit
 
 EXAMPLES: Final = 5
 _CHANGES: Final = "changes.safetensors"
 
 
-@dataclass(frozen=True, kw_only=True)
-class RefreshCounts:
-    """What a refresh changes.
-
-    Attributes:
-        passages_added, passages_removed: passages that are new, and that are gone.
-        passages_kept: passages whose row and codes stay; `passages_moved` of them stand at other paragraph ids or
-            characters now, and get a new catalog row.
-        tokens_added: tokens of the passages that are new: what has to be encoded.
-        articles_added, articles_changed, articles_removed, articles_kept: articles that are new, that have other
-            passages, that are gone, and all others (their paragraph ids may have moved).
-        deleted_unknown: ids to delete that the memory does not have.
-    """
-
-    passages_added: int
-    passages_removed: int
-    passages_kept: int
-    passages_moved: int
-    tokens_added: int
-    articles_added: int
-    articles_changed: int
-    articles_removed: int
-    articles_kept: int
-    deleted_unknown: int
-
-    @property
-    def nothing(self) -> bool:
-        """Whether the memory is up to date already."""
-        return not (self.passages_added or self.passages_removed or self.passages_moved)
-
-
 class RefreshJob:
-    """One refresh: its inputs checked, its base version pinned, its name found."""
+    """One refresh: its inputs checked, its base version pinned, its name found.
+
+    `max_removed` is no part of the name: what is planned does not depend on it.
+    """
 
     def __init__(
         self,
@@ -80,20 +57,28 @@ class RefreshJob:
         deleted: str | Path | None = None,
         fields: Mapping[str, str] | None = None,
         mixed: bool = False,
+        max_removed: float | int = MAX_REMOVED,
+        remove_absent: bool = False,
     ) -> None:
+        check_limit(max_removed)
         if deleted is not None and not partial:
             raise UsageError("a list of deleted articles goes with a partial feed: add --partial, or leave it out")
+        if remove_absent and partial:
+            raise UsageError("of a partial feed no article is absent: leave out --remove-absent, or --partial")
         if not sources and deleted is None:
             raise UsageError("no source given")
         self.sources, self.format, self.strict, self.partial = list(map(str, sources)), format, strict, partial
+        if deleted is not None and str(deleted) == STDIN in self.sources:
+            raise UsageError("standard input (-) is named twice; name it once")
         self.corpus = Corpus(self.sources, format=format, fields=fields, mixed=mixed, may_be_empty=partial)
-        self.deleted = None if deleted is None else str(deleted)
-        self.directory = Path(memory)
+        self.deleted = None if deleted is None else _DeletionList(str(deleted))
+        self.max_removed, self.remove_absent = max_removed, remove_absent
+        self.directory = local_path(memory)
         self.base = Memory.open(self.directory)
         identity = self.base.identity
         depends_on = {
             "sources": self.corpus.identity(),
-            "deleted": None if self.deleted is None else source_identity(self.deleted),
+            "deleted": None if self.deleted is None else self.deleted.identity(),
             "partial": partial,
             "format": format,
             "strict": strict,
@@ -103,6 +88,8 @@ class RefreshJob:
         }
         if fields:
             depends_on["fields"] = dict(fields)
+        if remove_absent:
+            depends_on["remove_absent"] = True
         self.encoding = Encoding.checked(_model(model, self.base), identity, self.directory)
         self.name = job_id("refresh", depends_on)
         self.ledger = Ledger(self.directory, self.name)
@@ -145,70 +132,117 @@ class RefreshJob:
             return self.commit(counts, changes, planned, sealed, progress), planned
 
     def planned(self, progress: Progress, seconds: dict[str, float]) -> tuple[dict[str, Any], Changes]:
-        """The job's plan and changes, from its ledger or made now and written there."""
+        """The job's plan and changes, from its ledger or made now and written there.
+
+        Raises InputError when the refresh would remove too many articles. A plan made now is forgotten then; one that
+        was found stays, and with it what was encoded.
+        """
         path = self.ledger.directory / _CHANGES
         planned = self.ledger.read_plan()
         if planned is not None:
+            if refusal := self.refusal(RefreshCounts(**planned["counts"]), planned.get("removed", [])):
+                raise InputError(refusal)
             added = planned["counts"]["passages_added"]
             progress.say(f"going on with job {self.name}: {self.ledger.progress().rows:,} of {added:,} passages done")
             return planned, Changes.load(path, planned["changes_sha256"])
         with self._undone_if_refused(), timed(seconds, "plan"):
-            self._drop_segment()  # text of a plan that was cut; the new one may be shorter
+            self._drop_segment()  # text of a plan that was interrupted; the new one may be shorter
             writer = SegmentWriter(self.directory, segment_id(self.name))
-            _, summary, changes, counts = self.compare(writer, progress, self.rejects)
+            found = self.compare(writer, progress, self.rejects)
+            if refusal := self.refusal(found.counts, found.removed):
+                raise InputError(refusal)
             planned = {
-                "plan": summary.to_json(),
-                "counts": asdict(counts),
-                "changes_sha256": changes.save(path),
+                "plan": found.plan.to_json(),
+                "counts": asdict(found.counts),
+                "changes_sha256": found.changes.save(path),
+                "kept_rejected": found.kept_rejected,
+                "kept_absent": found.kept_absent,
+                "removed": found.removed,
             }
             self.ledger.write_plan(planned)
-        return planned, changes
+        return planned, found.changes
 
-    def compare(
-        self, writer: TextWriter | None, progress: Progress, rejects: Path | None = None
-    ) -> tuple[Comparison, PlanSummary, Changes, RefreshCounts]:
+    def compare(self, writer: TextWriter | None, progress: Progress, rejects: Path | None = None) -> Compared:
         """Plans the sources against the base version and works out what changes."""
         settings = self.base.identity.passages
         comparison = Comparison(self.base, partial=self.partial, examples=EXAMPLES)
-        gone = set() if self.deleted is None else _article_ids(self.deleted)
+        feed = Feed(self.corpus) if self.partial else None
+        listed = set() if self.deleted is None else self.deleted.ids()
         for line in self.corpus.describe():
             progress.say(line)
         progress.stage("plan", total=None, unit="passages")
         summary = plan(
-            sources=self.corpus,
+            sources=self.corpus if feed is None else feed,
             tokenise=self.encoding.model.passage_tokens,
             window=settings.window,
             writer=writer,
             base=comparison,
             passage_words=settings.words,
             strict=self.strict,
-            may_be_empty=bool(gone),
+            may_be_empty=self.partial,
             rejects_path=rejects,
             progress=plan_listener(progress),
         )
         progress.done()
         for line in self.corpus.notes():
             progress.say(line)
-        if both := sorted(gone & comparison.met):
+        if both := sorted(listed & comparison.met):
+            listing = self.deleted.name if self.deleted else ""
             raise InputError(
-                f"{self.deleted}: article {both[0]!r} is to be deleted and is in the sources too"
+                f"{listing}: article {both[0]!r} is to be deleted and is in the sources too"
                 f"{f' (and {len(both) - 1} more)' if len(both) > 1 else ''}; take it out of one of them"
             )
-        changes = comparison.changes(gone)
-        articles = count_articles(self.base, changes.dead, pa.array(sorted(comparison.renewed), pa.string()))
-        counts = RefreshCounts(
-            passages_added=comparison.added,
-            passages_removed=changes.removed,
-            passages_kept=self.base.passages - changes.removed,
-            passages_moved=len(changes.moved),
-            tokens_added=summary.tokens - comparison.kept_tokens,
-            articles_added=articles.added,
-            articles_changed=articles.changed,
-            articles_removed=articles.removed,
-            articles_kept=articles.kept,
-            deleted_unknown=self._unknown(gone),
+        emptied = set() if feed is None else feed.emptied
+        if not summary.passages and summary.rejected and not (listed or emptied):
+            raise no_article(self.sources, summary.rejected, rejects)
+        fate = removals(comparison, listed=listed, emptied=emptied, remove_absent=self.remove_absent)
+        return Compared(
+            comparison=comparison,
+            plan=summary,
+            changes=fate.changes,
+            counts=self._counts(comparison, fate, summary, listed | emptied, 0 if feed is None else feed.superseded),
+            kept_rejected=_examples(fate.kept_rejected),
+            kept_absent=_examples(fate.kept_absent),
+            removed=_examples(fate.unasked),
         )
-        return comparison, summary, changes, counts
+
+    def _counts(
+        self, comparison: Comparison, fate: Removals, summary: PlanSummary, deleted: set[str], superseded: int
+    ) -> RefreshCounts:
+        return RefreshCounts(
+            passages_added=comparison.added,
+            passages_removed=fate.changes.removed,
+            passages_kept=self.base.passages - fate.changes.removed,
+            passages_moved=len(fate.changes.moved),
+            tokens_added=summary.tokens - comparison.kept_tokens,
+            articles_added=fate.articles.added,
+            articles_changed=fate.articles.changed,
+            articles_removed=fate.articles.removed,
+            articles_removed_listed=len(fate.listed),
+            articles_removed_empty=len(fate.unasked) if self.partial else 0,
+            articles_kept=fate.articles.kept,
+            articles_kept_rejected=len(fate.kept_rejected),
+            articles_kept_absent=len(fate.kept_absent),
+            deleted_unknown=self._unknown(deleted),
+            records_unidentified=comparison.unidentified,
+            records_superseded=superseded,
+        )
+
+    def refusal(self, counts: RefreshCounts, examples: Sequence[str]) -> str | None:
+        """Why the refresh may not go on: it removes more articles than may go unasked. None if it may.
+
+        `examples` are ids of some that would go. Articles of the deletion list are asked for.
+        """
+        unasked, articles = counts.articles_removed - counts.articles_removed_listed, self.base.articles
+        if not exceeds(unasked, articles, self.max_removed):
+            return None
+        why = "whose text is empty in the feed" if self.partial else "which the sources do not hold"
+        more = " …" if unasked > len(examples) else ""
+        return (
+            f"{self.directory}: {unasked:,} of {articles:,} articles ({100 * unasked / articles:.3g} %), {why}, would "
+            f"be removed ({', '.join(examples)}{more}), more than {shown_limit(self.max_removed)}, so nothing was "
+            f"changed; if they are to go, run it again with --max-removed {unasked}"
+        )
 
     def _unknown(self, gone: set[str]) -> int:
         """How many of the articles to delete the memory does not have."""
@@ -247,6 +281,8 @@ class RefreshJob:
                     "code_bytes_written": sum(record.codes_bytes for record in self.ledger.records().values()),
                     "sources": self.sources,
                     "partial": self.partial,
+                    "kept_rejected": planned.get("kept_rejected", []),
+                    "kept_absent": planned.get("kept_absent", []),
                 },
             )
         except ConflictError:
@@ -269,7 +305,7 @@ class RefreshJob:
         self.ledger.clear()
 
     def _drop_segment(self) -> None:
-        shutil.rmtree(SegmentWriter(self.directory, segment_id(self.name)).directory, ignore_errors=True)
+        remove_tree(SegmentWriter(self.directory, segment_id(self.name)).directory, within=self.directory)
 
 
 def _model(name: str | None, base: Memory) -> LoadedModel:
@@ -295,13 +331,30 @@ def _counted(tables: Iterable[pa.Table], progress: Progress) -> Iterator[pa.Tabl
         progress.at(rows)
 
 
-def _article_ids(name: str) -> set[str]:
-    """Article ids, one a line, blank lines and blanks around them left out; InputError where a line is not text."""
-    found: set[str] = set()
-    for file in resolve(name):
-        for number, line in read_lines(file):
-            try:
-                found.add(line.decode().strip())
-            except UnicodeDecodeError as error:
-                raise InputError(f"{file.name}:{number}: not UTF-8; give one article id a line") from error
+class _DeletionList:
+    """A file of article ids, one a line; a stream is copied once, when this is made."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._files = resolve(name)
+
+    def identity(self) -> dict[str, Any]:
+        """What the job's id needs to know of it; JSON-able."""
+        return {"kind": "files", "files": [file.identity() for file in self._files]}
+
+    def ids(self) -> set[str]:
+        """The ids, blank lines and blanks around them left out; InputError where a line is not text."""
+        found: set[str] = set()
+        for file in self._files:
+            for number, line in read_lines(file):
+                try:
+                    found.add(line.decode().strip())
+                except UnicodeDecodeError as error:
+                    raise InputError(f"{file.name}:{number}: not UTF-8; give one article id a line") from error
+        return found
+
+
+def _examples(ids: pa.Array) -> list[str]:
+    """The first few of `ids`, in the order of the payload."""
+    found: list[str] = ids.slice(0, EXAMPLES).to_pylist()
     return found

@@ -105,15 +105,16 @@ class Corpus:
             self._parts = [part for source, listing in self._listings for part in self._look(source, listing)]
         return self._parts
 
-    def read(self, advance: Advance | None = None) -> Iterator[Record]:
+    def read(self, advance: Advance | None = None, *, unique: bool = True) -> Iterator[Record]:
         """Every article in the order of sources, files and positions, and rejections in their places.
 
-        Ids are unique over all sources; a later article of the same id is rejected. `advance` is told the share of all
-        bytes read so far (0 to 1).
+        Ids are unique over all sources, and a later article of the same id is rejected, unless `unique` is false.
+        `advance` is told the share of all bytes read so far (0 to 1).
         """
         parts = self.look()
         self.left_out.clear()
-        return _unique(self._read(parts, advance or (lambda share: None)))
+        records = self._read(parts, advance or (lambda share: None))
+        return _unique(records) if unique else records
 
     def describe(self) -> list[str]:
         """Lines for the user: the formats met, with the fields used, and the files that are skipped."""

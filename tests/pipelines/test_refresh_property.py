@@ -174,7 +174,7 @@ def live_through(steps: list[Step], first: Path, model: Path, home: Path) -> Non
             if sources or set(before) - set(corpus):
                 refresh(sources=sources, memory=home / "m", partial=True, deleted=deleted)
         elif corpus:
-            refresh(sources=[str(write(home / f"corpus{number}.jsonl", corpus))], memory=home / "m")
+            refresh(sources=[str(write(home / f"corpus{number}.jsonl", corpus))], memory=home / "m", max_removed=1.0)
         past.append(copy.deepcopy(corpus))
     if not corpus:
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from changing import Texts, texts, write
+from changing import texts, write
 
 from glimmer.pipelines.encode import encode
 
@@ -21,8 +22,14 @@ def corpus() -> dict[str, list[str]]:
     return texts(40)
 
 
+@pytest.fixture(scope="module")
+def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("made")
+    encode(sources=[str(write(home / "first.jsonl", texts(40)))], memory=home / "m", model=str(model))
+    return home / "m"
+
+
 @pytest.fixture
-def memory(model: Path, corpus: Texts, tmp_path: Path) -> Path:
+def memory(made: Path, tmp_path: Path) -> Path:
     """A memory of `corpus`, version 1."""
-    encode(sources=[str(write(tmp_path / "first.jsonl", corpus))], memory=tmp_path / "m", model=str(model))
-    return tmp_path / "m"
+    return Path(shutil.copytree(made, tmp_path / "m"))

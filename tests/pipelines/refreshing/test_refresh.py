@@ -185,7 +185,7 @@ def test_the_first_stage_index_follows(memory: Path, corpus: dict[str, list[str]
         [mine], [theirs] = (open_index(each).search([question], 10) for each in (now, fresh))
         assert mine.positions.tolist() == theirs.positions.tolist()
         assert np.allclose(mine.scores, theirs.scores)
-    assert "index" not in refreshed(memory, texts(3), "fewer.jsonl", index=False).seconds
+    assert "index" not in refreshed(memory, texts(3), "fewer.jsonl", index=False, max_removed=1.0).seconds
 
 
 def test_small_catalog_files_are_merged_as_they_come(memory: Path, corpus: dict[str, list[str]]) -> None:
@@ -207,7 +207,7 @@ def test_a_pinned_reader_keeps_its_version(memory: Path, corpus: dict[str, list[
     positions = np.arange(pinned.passages)
     codes, _ = pinned.fetch(positions)
     before = pinned.texts(positions)
-    refreshed(memory, {"a1": ["Everything else is gone."]})
+    refreshed(memory, {"a1": ["Everything else is gone."]}, max_removed=1.0)
     assert Memory.open(memory).passages == 1
     again, _ = pinned.fetch(positions)
     assert np.array_equal(again, codes)
@@ -271,7 +271,7 @@ def test_who_waits_for_another_to_finish_the_job_does_not_touch_its_segment(
     assert done.version == 2
     assert verify(memory).sound
     other = RefreshJob([str(write(memory.parent / "other.jsonl", texts(3)))], memory)
-    refreshed(memory, texts(2), "two.jsonl")
+    refreshed(memory, texts(2), "two.jsonl", max_removed=1.0)
     with other.ledger.lock(), pytest.raises(ConflictError, match="version 3"):
         other.committed()
     assert not other.ledger.directory.exists()
@@ -304,18 +304,6 @@ def test_a_refusal_leaves_the_memory_as_it_was(memory: Path, corpus: Texts, tmp_
         with pytest.raises(error, match=says):
             refresh(memory=memory, **options)  # type: ignore[arg-type]
         assert {n: s for n, s in files(memory).items() if not n.endswith(".rejected.jsonl")} == before, says
-
-
-def test_rejected_records_are_counted_and_their_articles_go(memory: Path, corpus: dict[str, list[str]]) -> None:
-    corpus["a4"] = [" "]
-    result = refreshed(memory, corpus)
-    assert result.plan.rejected == {"empty_text": 1}
-    assert result.rejects is not None
-    assert "next.jsonl:5" in result.rejects.read_text()
-    assert result.counts.articles_removed == 1
-    # In a partial feed a record that cannot be used says nothing about its article.
-    other = refreshed(memory, {"a6": [" "], "b": ["Fine."]}, "feed.jsonl", partial=True)
-    assert (other.counts.articles_removed, other.counts.articles_added) == (0, 1)
 
 
 def test_only_the_encoder_that_made_the_memory_will_do(
