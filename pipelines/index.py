@@ -1,29 +1,37 @@
-"""The first-stage index of a memory: opened where it stands, built where it does not, never stale.
+"""The first-stage index of a memory: opened where it stands, built where it does not, never stale, never damaged.
 
 An index belongs to one version of one memory and says so: its manifest has the digest of the memory's identity and of
 the version's content, so an index of anything else is rebuilt, not used. It lies beside the version's other indexes, or
-in the user's cache directory where the memory cannot be written, or as a last resort in a temporary directory.
+in the user's cache directory where the memory cannot be written, or as a last resort in a temporary directory. The
+language of its stemmer is chosen once: indexes of later versions take it over.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
-from .. import DamageError, MismatchError, StorageError, UsageError
+from .. import DamageError, GlimmerError, MismatchError, StorageError, UsageError
 from ..encoders.compilation import cache_directory
-from ..reader.retrieval import Bm25Index, build_index
+from ..reader.analysis import DEFAULT_LANGUAGE, LANGUAGES, check_language
+from ..reader.retrieval import MANIFEST, Bm25Index, build_index, passages_digest, share_index
+from ..storage import temporary
+from ..storage.files import read_regular
+from ..storage.index import FIRST_STAGE, INDEXES, first_stage_damage, index_directory
 from ..storage.memory import Memory
+from ..storage.sealed import read_seal
 from .prefetch import prefetched
 from .progress import Progress, Quiet
 
-DIRECTORY = "bm25"
+DIRECTORY: Final = FIRST_STAGE
 _READ_AT_ONCE = 4096
+_ATTEMPTS = 3  # to build it and open it, where other processes put theirs in its place
+_LANGUAGE = re.compile(rb'"language": "([a-z]+)"')
 
 
 def index_manifest(memory: Memory) -> dict[str, str]:
@@ -41,38 +49,106 @@ def check_passages(memory: Memory) -> None:
 
 
 def open_index(
-    memory: Memory, *, progress: Progress | None = None, rebuild: bool = False, verify: bool = False
+    memory: Memory, *, progress: Progress | None = None, rebuild: bool = False, language: str | None = None
 ) -> Bm25Index:
     """The BM25 index of the version that `memory` is pinned to, built first if need be.
+
+    An index that is there is compared with its recorded digests; a damaged one is built again, and `progress` told.
 
     Args:
         memory: an open memory.
         progress: hears of the building, as a stage named `index`.
         rebuild: build it whatever is there.
-        verify: read an index that is there whole and build it anew if a byte differs; else only sizes are compared.
+        language: of the stemmer, one of `analysis.LANGUAGES`; an index of another is built anew. None takes the index
+            as it is, and for a new one the language of the nearest version before that has an index, or English.
 
-    Raises UsageError for a version without passages, DamageError if the memory's texts cannot be read, StorageError if
-    an index can be written nowhere.
+    Raises UsageError for a version without passages or a language that there is none, DamageError if the memory's texts
+    cannot be read, StorageError if an index can be written nowhere.
     """
     check_passages(memory)
-    places = [memory.index_directory / DIRECTORY, cache_directory() / "indexes" / _key(memory) / DIRECTORY]
+    if language is not None:
+        check_language(language)
+    progress = progress or Quiet()
+    home = memory.index_directory / DIRECTORY
+    places = [home, _cache() / _key(memory) / DIRECTORY]
     manifest = index_manifest(memory)
+    damages: list[DamageError] = []
     if not rebuild:
-        for place in places:
+        for place in sorted(places, key=_made, reverse=True):
             try:
-                found = Bm25Index.open(place, manifest)
-                if not verify or not found.verify():
-                    return found
-            except (MismatchError, DamageError, StorageError):
-                continue  # absent, stale, damaged or unreadable: all the same, it can be made again
+                return Bm25Index.open(place, manifest, language=language)
+            except DamageError as error:
+                damages.append(error)
+            except (MismatchError, StorageError):
+                continue  # absent, stale or unreadable: all the same, it can be made
+    for damage in damages:
+        progress.say(f"{str(damage).split('; ')[0]}; it is built again")
+    chosen = language or _language_before(memory)
+    if _has_link(memory):  # what is replaced there would be deleted outside the memory
+        places = places[1:]
     refused: StorageError | None = None
     for place in places:
-        try:
-            _build(memory, place, progress or Quiet())
-            return Bm25Index.open(place, manifest)
-        except StorageError as error:
-            refused = refused or error
-    return _temporary(memory, progress or Quiet(), refused)
+        for _ in range(_ATTEMPTS):
+            try:
+                if rebuild or not _shared(memory, place, chosen):
+                    _build(memory, place, chosen, progress)
+            except StorageError as error:
+                refused = refused or error
+                break
+            try:
+                found = Bm25Index.open(place, manifest, language=chosen)
+            except (MismatchError, DamageError, StorageError):
+                continue  # another process put its own there
+            if place != home:
+                progress.say(f"the index cannot be put into {memory.directory}, it is kept in {place}")
+            return found
+    return _temporary(memory, chosen, progress, refused)
+
+
+def index_new_version(
+    directory: Path, version: int, *, before: Iterable[int], wanted: bool | None, progress: Progress | None = None
+) -> None:
+    """Gives a version that was just committed its first-stage index, if it is wanted.
+
+    Args:
+        directory: the memory.
+        version: the new version.
+        before: the versions it came from.
+        wanted: whether it shall have one; None where one of those `before` has.
+        progress: hears of it.
+
+    The version stands whether this succeeds or not, and the first reader builds what is absent, so what goes wrong is
+    told and not raised.
+    """
+    progress = progress or Quiet()
+    if not (has_index(directory, before) if wanted is None else wanted):
+        return
+    try:
+        memory = Memory.open(directory, version)
+        if memory.passages:
+            open_index(memory, progress=progress)
+    except GlimmerError as error:
+        progress.say(f"version {version} is committed, but its first-stage index cannot be built yet: {error}")
+
+
+def rebuilt_index(directory: Path, version: int | None, progress: Progress) -> Path | None:
+    """Builds a version's index in the memory again; where it is, None if that cannot be. Raises StorageError."""
+    try:
+        memory = Memory.open(directory, version)
+        open_index(memory, progress=progress, rebuild=True)
+    except DamageError:  # texts that are lost
+        return None
+    place = memory.index_directory / DIRECTORY
+    return None if first_stage_damage(directory, memory.version) else place
+
+
+def has_index(directory: Path, versions: Iterable[int]) -> bool:
+    """Whether one of `versions` has a first-stage index in the memory."""
+    return any((index_directory(directory, version) / DIRECTORY).exists() for version in versions)
+
+
+def _cache() -> Path:
+    return cache_directory() / INDEXES
 
 
 def _key(memory: Memory) -> str:
@@ -81,28 +157,98 @@ def _key(memory: Memory) -> str:
     return f"{manifest.identity_sha256[:16]}-{manifest.content_sha256[:32]}"
 
 
-def _temporary(memory: Memory, progress: Progress, refused: StorageError | None) -> Bm25Index:
+def _made(place: Path) -> float:
+    """When the index at `place` was made: of two, the later has the language that was asked for last."""
+    try:
+        return (place / MANIFEST).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _has_link(memory: Memory) -> bool:
+    home = memory.index_directory
+    return any(path.is_symlink() for path in (home.parent, home, home / DIRECTORY))
+
+
+def _language_before(memory: Memory) -> str:
+    """The language of this version's index, whatever its state, of the nearest version before, or of a cached one."""
+    cached = [path / DIRECTORY for path in _cache().glob(f"{memory.manifest.identity_sha256[:16]}-*")]
+    for place in [
+        memory.index_directory / DIRECTORY,
+        *(index_directory(memory.directory, version) / DIRECTORY for version in _indexed(memory, below=memory.version)),
+        *sorted(cached, key=_made, reverse=True),
+    ]:
+        try:
+            found = _LANGUAGE.search(read_regular(place / MANIFEST, most=1 << 20))
+        except (OSError, DamageError):
+            continue
+        if found is not None and found.group(1).decode() in LANGUAGES:
+            return found.group(1).decode()
+    return DEFAULT_LANGUAGE
+
+
+def _indexed(memory: Memory, *, below: int | None = None) -> list[int]:
+    """Versions that have a directory of indexes, the newest first."""
+    try:
+        names = [path.name for path in (memory.directory / INDEXES).iterdir() if re.fullmatch("[0-9]{1,18}", path.name)]
+    except OSError:
+        return []
+    return sorted((int(name) for name in names if below is None or int(name) < below), reverse=True)
+
+
+def _shared(memory: Memory, place: Path, language: str) -> bool:
+    """Puts the files of another version's index at `place` if that holds the same passages; whether there was one.
+
+    A rollback shows what an earlier version showed, a compaction moves rows: passages and their positions are equal,
+    and so is the index. Raises StorageError if `place` cannot be written.
+    """
+    digest = ""
+    for version in _indexed(memory):
+        other = index_directory(memory.directory, version) / DIRECTORY
+        try:
+            content = read_seal(other / MANIFEST)
+            if version == memory.version or content is None or content.get("passages") != memory.passages:
+                continue
+            if content.get("language") != language or content["of"]["memory"] != memory.manifest.identity_sha256:
+                continue
+            digest = digest or passages_digest(_ids(memory))
+            if content.get("passages_digest") != digest:
+                continue
+            found = Bm25Index.open(other, content["of"], language=language)
+        except (OSError, GlimmerError, KeyError, TypeError):
+            continue  # no index, or one that is no use
+        share_index(found, place, index_manifest(memory))
+        return True
+    return False
+
+
+def _ids(memory: Memory) -> Iterator[str]:
+    for start in range(0, memory.passages, _READ_AT_ONCE):
+        yield from memory.ids(np.arange(start, min(start + _READ_AT_ONCE, memory.passages)))
+
+
+def _temporary(memory: Memory, language: str, progress: Progress, refused: StorageError | None) -> Bm25Index:
     """An index that lives as long as the object: nothing but the temporary directory can be written."""
     try:
-        home = tempfile.mkdtemp(prefix="glimmer-index-")
-    except OSError:
+        home = temporary.new_directory("glimmer-index-")
+    except StorageError:
         raise refused or StorageError("no directory for the index can be written") from None
     try:
-        place = Path(home) / DIRECTORY
-        _build(memory, place, progress)
+        place = home / DIRECTORY
+        _build(memory, place, language, progress)
         index = Bm25Index.open(place, index_manifest(memory))
     except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
+        temporary.remove(home)
         raise
-    weakref.finalize(index, shutil.rmtree, home, ignore_errors=True)
+    weakref.finalize(index, temporary.remove, home)
     return index
 
 
-def _build(memory: Memory, place: Path, progress: Progress) -> None:
+def _build(memory: Memory, place: Path, language: str, progress: Progress) -> None:
     progress.stage("index", total=memory.passages, unit="passages")
     with prefetched(_texts(memory), ahead=2) as batches:
         passages = (passage for batch in batches for passage in batch)
-        build_index(place, passages, index_manifest(memory), progress.at)
+        build_index(place, passages, index_manifest(memory), progress.at, language=language)
     progress.done()
 
 

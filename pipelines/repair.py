@@ -11,6 +11,7 @@ memory, or for passages their source: `drop=True` gives them up, so that a refre
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,8 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .. import ConflictError, DamageError, GlimmerError, MismatchError, StorageError
-from ..reader.retrieval import Bm25Index
+from .. import ConflictError, DamageError, GlimmerError, StorageError
 from ..storage import index as id_maps
 from ..storage.catalog import Catalog
 from ..storage.catalog_files import CATALOG_SCHEMA, passage_rows, read_catalog_file, write_catalog_files
@@ -52,7 +52,7 @@ from ..storage.verify import (
 )
 from .compact import merge
 from .encoding.job import job_id, segment_id
-from .index import DIRECTORY, index_manifest, open_index
+from .index import index_new_version, rebuilt_index
 from .progress import Progress, Quiet
 from .restore import OtherVersions, Reencoder, Restored, ShardRestorer, with_places
 
@@ -125,34 +125,49 @@ def repair(
     report = _verified(result.memory, version, progress)
     result.version, result.found = report.version, len(report.damages)
     if not report.sound:
+        _refuse_read_only(result.memory, report)
         refuse_links(result.memory)
-    while not report.sound:  # a catalog file has to be whole before shards can be told to be
+    begun = result.version
+    while not all(map(_is_first_stage, report.damages)):  # a catalog file comes before shards can be told to be whole
         before = (len(result.repaired), result.new_version)
         _Repair(result, report, model, drop, progress).run(version)
         if (len(result.repaired), result.new_version) == before:
             break
         report = _verified(result.memory, version, progress)
         result.version = result.version if result.version is not None else report.version
-    result.remaining = [_explained(damage, result) for damage in report.damages]
-    if report.sound:
-        _first_stage_index(result, version, progress)
+    if result.new_version is not None and begun is not None:
+        index_new_version(result.memory, result.new_version, before=[begun], wanted=None, progress=progress)
+    damages = _first_stage_index(result, report, version, progress)
+    result.remaining = [_explained(damage, result) for damage in damages]
     return result
 
 
-def _first_stage_index(result: RepairResult, version: int | None, progress: Progress) -> None:
-    """Builds the version's first-stage index again if there is one that is not whole."""
-    opened = Memory.open(result.memory, version)
-    place = opened.index_directory / DIRECTORY
-    if not opened.passages or not place.exists():
-        return
-    try:
-        whole = not Bm25Index.open(place, index_manifest(opened)).verify()
-    except (MismatchError, DamageError, StorageError):
-        whole = False
-    if not whole:
-        open_index(opened, progress=progress, rebuild=True)
-        result.found += 1
-        result.repaired[str(place.relative_to(result.memory))] = "built again from the texts"
+def _refuse_read_only(memory: Path, report: VerifyReport) -> None:
+    """StorageError where nothing can be repaired, since nothing can be written."""
+    if not os.access(memory, os.W_OK):
+        more = f" and {len(report.damages) - 1} other things" if len(report.damages) > 1 else ""
+        raise StorageError(
+            f"{memory}: the memory is read-only, so {report.damages[0].path}{more} cannot be repaired in it; repair a "
+            "copy that can be written"
+        )
+
+
+def _is_first_stage(damage: Damage) -> bool:
+    """Whether it is the first-stage index that is damaged, which nothing else depends on."""
+    return damage.kind == INDEX_KIND and Path(damage.path).name != id_maps.ID_MAP
+
+
+def _first_stage_index(
+    result: RepairResult, report: VerifyReport, version: int | None, progress: Progress
+) -> list[Damage]:
+    """Builds the version's first-stage index again if it is damaged; what is damaged still."""
+    if not any(map(_is_first_stage, report.damages)):
+        return report.damages
+    place = rebuilt_index(result.memory, version, progress)
+    if place is None:
+        return report.damages
+    result.repaired[str(place.relative_to(result.memory))] = "built again from the texts"
+    return [damage for damage in report.damages if not _is_first_stage(damage)]
 
 
 def _verified(memory: Path, version: int | None, progress: Progress) -> VerifyReport:
@@ -231,7 +246,7 @@ class _Repair:
 
     def _id_map(self, memory: Memory) -> None:
         for damage in self._report.damages:
-            if damage.kind == INDEX_KIND:
+            if damage.kind == INDEX_KIND and not _is_first_stage(damage):
                 id_maps.open_or_build(self._catalog, memory.manifest, rebuild=True)
                 self._done(self._path / damage.path, "built again from the catalog")
 

@@ -9,16 +9,25 @@ from ..storage.catalog import Catalog
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory
 from ..storage.memory import rollback as commit_rollback
+from ..storage.paths import local_path
 from .encoding.job import job_id
+from .index import index_new_version
+from .progress import Progress
 
 
-def rollback(*, memory: str | Path, to: int) -> Manifest:
+def rollback(*, memory: str | Path, to: int, index: bool | None = None, progress: Progress | None = None) -> Manifest:
     """Makes a new version of `memory` that holds exactly what version `to` held; returns its manifest.
+
+    Args:
+        memory: the memory's directory.
+        to: which version to show again.
+        index: give the new version its first-stage index; None does if `to` or the newest version has one.
+        progress: hears of the index.
 
     Raises UsageError for a version that does not exist, has been vacuumed, or is what the newest version shows anyway;
     DamageError when `to` is not whole; ConflictError when another job commits meanwhile.
     """
-    directory = Path(memory)
+    directory = local_path(memory)
     catalog = Catalog(directory)
     current = catalog.manifest()
     target = catalog.manifest(to)
@@ -30,4 +39,6 @@ def rollback(*, memory: str | Path, to: int) -> Manifest:
         raise UsageError(f"{directory}: version {to} has been vacuumed ({missing[0]} is gone); choose a newer one")
     Memory.open(directory, to)  # looks that its segments are there, whole in size
     depends_on = {"to": target.content_sha256, "base": current.version, "content": current.content_sha256}
-    return commit_rollback(directory, to=to, base=current.version, job=job_id("rollback", depends_on))
+    manifest = commit_rollback(directory, to=to, base=current.version, job=job_id("rollback", depends_on))
+    index_new_version(directory, manifest.version, before=[to, current.version], wanted=index, progress=progress)
+    return manifest

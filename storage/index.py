@@ -1,5 +1,7 @@
 """`indexes/<version>/`: what can always be rebuilt from one version. Here, where its id map is found, or else built.
 
+The first-stage index is the reader's; here stands where it is, and how its damage is told.
+
 The id map is built before the commit that needs it, from the very files the commit names, so a commit that would list
 a passage twice is stopped. If it is missing or damaged it is built again; where the memory cannot be written, in the
 user's cache directory, or as a last resort in a temporary one.
@@ -20,14 +22,41 @@ from .files import TEMPORARY_PREFIX, make_directories
 from .idmap import SCAN_COLUMNS, IdMap, build_id_map, open_id_map, segment_bases
 from .manifest import Manifest
 from .removal import refuse_links, remove_tree
+from .sealed import damaged_files, read_seal
 
 INDEXES = "indexes"
 ID_MAP = "ids.map"
+FIRST_STAGE = "bm25"
+FIRST_STAGE_MANIFEST = "glimmer-index.json"
 
 
 def index_directory(memory: Path, version: int) -> Path:
     """`indexes/<version>/` of a memory."""
     return memory / INDEXES / str(version)
+
+
+def first_stage_damage(memory: Path, version: int) -> list[tuple[Path, str]]:
+    """(file, what is wrong with it) for the first-stage index of a version; reads all of it, empty if there is none.
+
+    An index of another format or of other content is not damaged: it is rebuilt when it is next needed.
+    """
+    directory = index_directory(memory, version) / FIRST_STAGE
+    if not directory.exists():
+        return []
+    path = directory / FIRST_STAGE_MANIFEST
+    try:
+        content = read_seal(path)
+        if content is None:
+            return []
+        return [
+            (directory / name, what) for name, what in damaged_files(directory, content["files"], afresh=True).items()
+        ]
+    except FileNotFoundError:
+        return [(path, "is missing")]
+    except DamageError as error:
+        return [(path, str(error).removeprefix(f"{path}: "))]
+    except OSError as error:
+        return [(directory, f"cannot be read: {error.strerror}")]
 
 
 def build(catalog: Catalog, manifest: Manifest, path: Path) -> None:

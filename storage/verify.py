@@ -215,6 +215,8 @@ def _check_index(memory: Memory, report: VerifyReport) -> None:
             ids.check_all()
         except DamageError as error:
             _add(report, INDEX_KIND, memory.directory, path, str(error))
+    for path, detail in index.first_stage_damage(memory.directory, memory.version):
+        _add(report, INDEX_KIND, memory.directory, path, detail)
 
 
 def _check_segment(

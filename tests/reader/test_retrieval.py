@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimmer import DamageError, MismatchError, StorageError, UsageError
-from glimmer.reader.retrieval import MANIFEST, Bm25Index, build_index
+from glimmer.reader.retrieval import MANIFEST, Bm25Index, build_index, share_index
+from glimmer.storage.sealed import _known
 
 OF = {"memory": "abc", "version": 3}
 PASSAGES = [
@@ -143,22 +147,79 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
 def test_damage_is_told(tmp_path: Path) -> None:
     directory = tmp_path / "bm25"
     build_index(directory, PASSAGES, OF)
-    assert Bm25Index.open(directory, OF).verify() == []
+    opened = Bm25Index.open(directory, OF)
+    assert opened.verify() == []
     victim = max(directory.glob("*.term"), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
     content[len(content) // 3] ^= 1
     victim.write_bytes(content)
-    assert Bm25Index.open(directory, OF).verify() == [victim.name]
+    assert opened.verify() == [victim.name]
+    with pytest.raises(DamageError, match=rf"{victim.name} its SHA-256 is not the recorded one; remove it"):
+        Bm25Index.open(directory, OF)
     victim.write_bytes(content[:-1])
-    with pytest.raises(DamageError, match="cut off"):
+    with pytest.raises(DamageError, match=r"\.term has \d+ bytes, expected"):
         Bm25Index.open(directory, OF)
     victim.write_bytes(content)
     (directory / "meta.json").write_text("!" * (directory / "meta.json").stat().st_size)
     with pytest.raises(DamageError, match=r"^[^\n]{,400}remove it to have it rebuilt$"):
         Bm25Index.open(directory, OF)
     (directory / MANIFEST).write_text("{")
-    with pytest.raises(DamageError, match="damaged"):
+    with pytest.raises(DamageError, match=r"damaged: glimmer-index\.json: not JSON; remove it"):
         Bm25Index.open(directory, OF)
+
+
+def test_what_was_opened_stays_what_it_was(tmp_path: Path) -> None:
+    build_index(tmp_path / "bm25", PASSAGES, OF)
+    opened = Bm25Index.open(tmp_path / "bm25", OF)
+    build_index(tmp_path / "bm25", [("0a", "Cats", "Nothing about them.")], {"version": 4})
+    assert found(opened, "mouse") == [2, 3]
+    shutil.rmtree(tmp_path / "bm25")
+    assert found(opened, "mouse") == [2, 3]
+
+
+def test_opening_writes_nothing_beside_the_index(tmp_path: Path) -> None:
+    build_index(tmp_path / "bm25", PASSAGES, OF)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bm25", *(tmp_path / "bm25").iterdir())}
+    assert found(Bm25Index.open(tmp_path / "bm25", OF), "mouse") == [2, 3]
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "bm25", *(tmp_path / "bm25").iterdir())} == before
+
+
+def test_a_file_is_hashed_once_a_process_and_again_when_it_is_another(tmp_path: Path) -> None:
+    """A file of the same name, size and time, as a restored backup has."""
+    directory = tmp_path / "bm25"
+    build_index(directory, PASSAGES, OF)
+    time.sleep(0.2)  # what has just been written is not believed to stay
+    victim = max(directory.glob("*.idx"), key=lambda path: path.stat().st_size)
+    begun = len(_known)
+    Bm25Index.open(directory, OF)
+    hashed = len(_known) - begun
+    assert hashed == len(list(directory.iterdir())) - 1
+    Bm25Index.open(directory, OF)
+    assert len(_known) - begun == hashed
+    times = victim.stat()
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(DamageError, match=victim.name):
+        Bm25Index.open(directory, OF)
+
+
+def test_an_index_of_another_language_is_not_what_was_asked_for(tmp_path: Path) -> None:
+    build_index(tmp_path / "bm25", PASSAGES, OF, language="german")
+    assert Bm25Index.open(tmp_path / "bm25", OF).language == "german"
+    with pytest.raises(MismatchError, match="is of language german"):
+        Bm25Index.open(tmp_path / "bm25", OF, language="english")
+    with pytest.raises(UsageError, match="no stemmer for 'klingon'; choose one of arabic, danish"):
+        build_index(tmp_path / "bm25", PASSAGES, OF, language="klingon")
+
+
+def test_a_shared_index_finds_the_same_and_survives_the_other(tmp_path: Path) -> None:
+    build_index(tmp_path / "1" / "bm25", PASSAGES, OF, language="none")
+    share_index(Bm25Index.open(tmp_path / "1" / "bm25", OF), tmp_path / "2" / "bm25", {"version": 4})
+    shutil.rmtree(tmp_path / "1")
+    shared = Bm25Index.open(tmp_path / "2" / "bm25", {"version": 4})
+    assert (shared.language, shared.count, found(shared, "mouse")) == ("none", 5, [2, 3])
 
 
 def test_an_empty_memory_has_an_empty_index(tmp_path: Path) -> None:
