@@ -51,7 +51,8 @@ def test_the_installed_command_runs_from_another_directory(wheel: Path, tmp_path
     site = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel], check=True)
     code = (
-        f"import sys; sys.path.insert(0, {str(site)!r}); import glimmer; from glimmer.pipelines.program import main; main()"
+        f"import sys; sys.path.insert(0, {str(site)!r}); import glimmer; "
+        "from glimmer.pipelines.program import main; main()"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hostile import look, one_line
 
-from glimmer import DamageError, GlimmerError, MismatchError, UsageError
+from glimmer import DamageError, MismatchError, UsageError
 from glimmer.storage import idmap
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.files import sha256_bytes, translated
@@ -25,33 +25,6 @@ from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def made(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = kit.memory(tmp_path_factory.mktemp("made") / "m", 12, 8)
-    return path
-
-
-@pytest.fixture
-def sent(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "m"))
-
-
-def look(memory: Path) -> None:
-    """Whatever a reader does with a memory."""
-    opened = Memory.open(memory)
-    opened.texts(range(opened.passages))
-    opened.fetch(range(opened.passages))
-    list(opened.passage_table())
-    opened.history()
-
-
-def one_line(error: GlimmerError) -> str:
-    text = str(error)
-    assert "\n" not in text
-    assert len(text) < 1500
-    return text
 
 
 LOG = f"passages/_delta_log/{2:020d}.json"

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hostile import look, one_line
 
 from glimmer import DamageError, GlimmerError, UsageError
 from glimmer.storage.catalog import Catalog
@@ -30,33 +31,6 @@ from glimmer.storage.verify import verify
 from glimmer.storage.writer import DIGEST_SCHEMA, read_digests
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def made(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = kit.memory(tmp_path_factory.mktemp("made") / "m", 12, 8)
-    return path
-
-
-@pytest.fixture
-def sent(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "m"))
-
-
-def look(memory: Path) -> None:
-    """Whatever a reader does with a memory."""
-    opened = Memory.open(memory)
-    opened.texts(range(opened.passages))
-    opened.fetch(range(opened.passages))
-    list(opened.passage_table())
-    opened.history()
-
-
-def one_line(error: GlimmerError) -> str:
-    text = str(error)
-    assert "\n" not in text
-    assert len(text) < 1500
-    return text
 
 
 # Plain files alone.
