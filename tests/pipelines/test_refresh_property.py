@@ -1,4 +1,8 @@
-"""Refresh equals rebuild: whatever happened to a corpus, a refreshed memory is the one a fresh encode would make."""
+"""Refresh equals rebuild: whatever happened to a corpus, a refreshed memory is the one a fresh encode would make.
+
+Sources may be spoiled: records that cannot be used, that do not tell their article, that come twice, or whose text is
+empty. What the memory should hold then is worked out here, in the simplest way there is.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from glimmer import InputError
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.refresh import refresh
 from glimmer.storage.memory import Memory
@@ -112,21 +117,103 @@ EDITS = (
     "reorder",
     "revert",
 )
-Step = tuple[bool, list[tuple[str, int]]]
+Step = tuple[bool, list[tuple[str, int]], int]
+"""Whether the source is a feed of changes; the edits; and how it is spoiled: 0 not at all, else the dice's seed."""
 STEPS = st.lists(
-    st.tuples(st.booleans(), st.lists(st.tuples(st.sampled_from(EDITS), st.integers(0, 1 << 30)), max_size=6)),
+    st.tuples(
+        st.booleans(),
+        st.lists(st.tuples(st.sampled_from(EDITS), st.integers(0, 1 << 30)), max_size=6),
+        st.integers(0, 1 << 30),
+    ),
     min_size=1,
     max_size=4,
 )
 
 
-def write(path: Path, corpus: Corpus) -> Path:
-    lines = [
-        json.dumps({"wikipedia_id": name, "wikipedia_title": title, "text": [title, *paragraphs]})
-        for name, (title, paragraphs) in corpus.items()
-    ]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def line(name: str, each: Article) -> str:
+    return json.dumps({"wikipedia_id": name, "wikipedia_title": each.title, "text": [each.title, *each.paragraphs]})
+
+
+def empty(name: str) -> str:
+    return json.dumps({"wikipedia_id": name, "wikipedia_title": "T", "text": ["T", "  "]})
+
+
+def bad(dice: random.Random, name: str) -> str:
+    """A record that cannot be used and tells whose it is."""
+    wrong = json.dumps({"wikipedia_id": name, "wikipedia_title": "T", "text": ["T", 5]})
+    return dice.choice([wrong, line(name, Article("T", ["The file ends here."]))[:-3]])
+
+
+NAMELESS = json.dumps({"wikipedia_title": "T", "text": ["T", "Whose is it?"]})
+
+
+def put(path: Path, lines: list[str]) -> Path:
+    path.write_text("".join(f"{each}\n" for each in lines), encoding="utf-8")
     return path
+
+
+def write(path: Path, corpus: Corpus) -> Path:
+    return put(path, [line(name, each) for name, each in corpus.items()])
+
+
+def whole(dice: random.Random | None, corpus: Corpus, held: Corpus) -> tuple[list[str], Corpus | None]:
+    """The lines of a whole corpus, and what a memory of `held` should hold after them; None if they are refused."""
+    if dice is None:
+        return [line(name, each) for name, each in corpus.items()], copy.deepcopy(corpus) or None
+    lines: list[str] = []
+    expected: Corpus = {}
+    usable, nameless = 0, dice.random() < 0.3
+    for name, each in corpus.items():
+        fate = dice.randrange(6)
+        if fate == 0:
+            lines.append(dice.choice([bad(dice, name), empty(name)]))
+            if name in held:
+                expected[name] = held[name]
+            continue
+        if fate == 1:
+            lines.append(bad(dice, name))
+        lines.append(line(name, each))
+        if fate == 2:
+            lines.append(dice.choice([bad(dice, name), empty(name), line(name, article(dice))]))
+        expected[name] = each
+        usable += 1
+    if nameless:
+        lines.append(NAMELESS)
+        expected |= {name: each for name, each in held.items() if name not in expected}
+    return lines, copy.deepcopy(expected) if usable else None
+
+
+def feed(
+    dice: random.Random | None, corpus: Corpus, before: Corpus, held: Corpus
+) -> tuple[list[str], list[str], Corpus | None]:
+    """The lines of a feed of changes, its deletion list, and what a memory of `held` should hold after them.
+
+    None if they are refused.
+    """
+    lines: list[str] = []
+    usable = len(before.keys() - corpus.keys())
+    gone, expected = [name for name in before if name not in corpus], dict(held)
+    if dice is not None:
+        emptied = [name for name in gone if dice.random() < 0.5]
+        gone = [name for name in gone if name not in emptied]
+        for name in emptied:
+            lines += [line(name, article(dice))] * dice.randrange(2) + [empty(name)]
+        expected = {name: each for name, each in expected.items() if name not in emptied}
+    expected = {name: each for name, each in expected.items() if name not in gone}
+    for name, each in corpus.items():
+        if before.get(name) == each:
+            continue
+        if dice is not None and dice.random() < 0.5:
+            lines.append(dice.choice([bad(dice, name), empty(name), line(name, article(dice))]))
+        if dice is not None and dice.random() < 0.2:
+            lines += [line(name, each), bad(dice, name)]
+        else:
+            lines.append(line(name, each))
+            expected[name] = each
+            usable += 1
+    if dice is not None and dice.random() < 0.3:
+        lines.append(NAMELESS)
+    return lines, gone, copy.deepcopy(expected) if usable or not lines else None
 
 
 def everything(path: Path) -> dict[str, Any]:
@@ -161,24 +248,30 @@ def live_through(steps: list[Step], first: Path, model: Path, home: Path) -> Non
     """Refreshes a copy of `first` after each step, and compares it in the end with a memory made from nothing."""
     shutil.copytree(first, home / "m")
     corpus = first_corpus()
-    past = [copy.deepcopy(corpus)]
-    for number, (partial, edits) in enumerate(steps):
+    past, held = [copy.deepcopy(corpus)], copy.deepcopy(corpus)
+    for number, (partial, edits, spoilt) in enumerate(steps):
         for kind, seed in edits:
             edit(corpus, past, kind, seed)
+        dice = random.Random(spoilt) if spoilt else None
+        source = home / f"{number}.jsonl"
         if partial:
-            before = past[-1]
-            feed = {name: each for name, each in corpus.items() if before.get(name) != each}
-            (home / "gone.txt").write_text("".join(f"{name}\n" for name in before if name not in corpus))
-            sources = [str(write(home / f"feed{number}.jsonl", feed))] if feed else []
-            deleted = None if sources and set(before) <= set(corpus) else home / "gone.txt"
-            if sources or set(before) - set(corpus):
-                refresh(sources=sources, memory=home / "m", partial=True, deleted=deleted)
-        elif corpus:
-            refresh(sources=[str(write(home / f"corpus{number}.jsonl", corpus))], memory=home / "m", max_removed=1.0)
+            lines, gone, expected = feed(dice, corpus, past[-1], held)
+            (home / "gone.txt").write_text("".join(f"{name}\n" for name in gone))
+            arguments: dict[str, Any] = {"partial": True, "deleted": home / "gone.txt"}
+        else:
+            lines, expected = whole(dice, corpus, held)
+            arguments = {}
+        arguments |= {"sources": [str(put(source, lines))], "format": "kilt", "max_removed": 1.0}
+        if expected is None:
+            with pytest.raises(InputError, match=r"no article can be used|no articles|empty"):
+                refresh(memory=home / "m", **arguments)
+        else:
+            refresh(memory=home / "m", **arguments)
+            held = expected
         past.append(copy.deepcopy(corpus))
-    if not corpus:
+    if not held:
         return
-    encode(sources=[str(write(home / "final.jsonl", corpus))], memory=home / "fresh", model=str(model))
+    encode(sources=[str(write(home / "final.jsonl", held))], memory=home / "fresh", model=str(model))
     assert everything(home / "m") == everything(home / "fresh")
     assert verify(home / "m").sound
 
@@ -207,5 +300,12 @@ def test_a_refreshed_memory_is_a_rebuilt_one_over_many_histories(
 @pytest.mark.parametrize("kind", EDITS)
 def test_each_kind_of_edit_by_itself(kind: str, first: Path, model: Path, tmp_path: Path) -> None:
     """From whole corpora and from partial feeds, and with something taken back."""
-    steps: list[Step] = [(False, [(kind, 1), (kind, 2)]), (True, [(kind, 3), (kind, 4)]), (True, [("revert", 7)])]
+    edits = ([(kind, 1), (kind, 2)], [(kind, 3), (kind, 4)], [("revert", 7)])
+    steps: list[Step] = [(number > 0, each, 0) for number, each in enumerate(edits)]
     live_through(steps, first, model, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_spoilt_sources_lose_nothing(seed: int, first: Path, model: Path, tmp_path: Path) -> None:
+    edits = [(kind, 10 * seed + number) for number, kind in enumerate(EDITS)]
+    live_through([(False, edits[:6], seed), (True, edits[6:], seed + 1), (False, [], 0)], first, model, tmp_path)
