@@ -148,9 +148,11 @@ def _counts(counts: RefreshCounts, kept: RefreshPlan | RefreshResult, rejects: s
         f"{counts.articles_removed:,} removed, {counts.articles_kept:,} kept",
     }
     if counts.articles_kept_rejected:
+        one = counts.articles_kept_rejected == 1
+        their = "its new record was rejected" if one else "their new records were rejected"
         see = f" (see {rejects})" if rejects is not None else ""
         rows["kept"] = (
-            f"{_articles(counts.articles_kept_rejected)}, because their new records were rejected{see}: "
+            f"{_articles(counts.articles_kept_rejected)}, because {their}{see}: "
             f"{_named(kept.kept_rejected, counts.articles_kept_rejected)}"
         )
     if counts.articles_kept_absent:

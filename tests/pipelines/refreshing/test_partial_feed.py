@@ -95,7 +95,7 @@ def test_the_command_says_what_went_and_why(memory: Path) -> None:
     done = CliRunner().invoke(glimmer, ["refresh", feed, "--partial", "--memory", str(memory)])
     assert "1 article, by an empty text" in done.stdout
     assert "1, by a later record of the same article" in done.stdout
-    assert "1 article, because their new records were rejected (see " in done.stdout
+    assert "1 article, because its new record was rejected (see " in done.stdout
 
 
 @pytest.mark.parametrize(("last", "left"), [("text", True), ("empty", False)])

@@ -31,7 +31,7 @@ def run_and_die(memory: Path, source: Path, at: str) -> subprocess.CompletedProc
         die = lambda *args, **kwargs: os._exit(137)
         {at}
         sys.argv = ["glimmer", "refresh", {str(source)!r}, "--memory", {str(memory)!r}]
-        from glimmer.pipelines.cli import main
+        from glimmer.pipelines.program import main
         main()
     """
     return subprocess.run(
@@ -69,7 +69,8 @@ def test_a_crash_leaves_the_old_version_or_the_new_and_is_mended_by_the_same_com
 
     class Listener(Quiet):
         def say(self, line: str) -> None:
-            said.append(line)
+            if line.startswith("going on with job"):
+                said.append(line)
 
     again = refresh(sources=[str(source)], memory=memory, progress=Listener())
     assert (again.version, again.nothing_changed) == (2, committed)
@@ -88,7 +89,7 @@ def test_killed_at_any_moment_a_refresh_ends_in_one_version_or_the_other(model: 
     corpus = texts(4000)
     encode(sources=[str(write(tmp_path / "first.jsonl", corpus))], memory=tmp_path / "m", model=str(model))
     dice, kills = random.Random(11), 0
-    command = [sys.executable, "-c", "from glimmer.pipelines.cli import main; main()", "refresh"]
+    command = [sys.executable, "-c", "from glimmer.pipelines.program import main; main()", "refresh"]
     lasts = 0.0
     for turn in range(5):
         for name in dice.sample(sorted(corpus), 1500):
