@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 from .. import UsageError
 from ..encoders.models import LoadedModel, load_model
+from ..reader.analysis import DEFAULT_LANGUAGE
 from ..reader.candidates import Brought
 from ..reader.generation import GenerationConfig
 from ..reader.predictions import PredictionWriter
@@ -33,7 +34,7 @@ from .answering.stages import check_answers, default_rows
 from .answering.tally import Tally, shown_numbers
 from .encoding.job import Encoding
 from .engines import Engine
-from .index import check_passages, open_index
+from .index import check_passages, index_language, open_index
 from .progress import Progress, Quiet
 
 DEFAULT_CANDIDATES, DEFAULT_SELECT = 40, 10
@@ -211,6 +212,8 @@ def answer(
     elif brought is not None:
         brought.check(asked.read(), asked.name)
     progress.done()
+    retrieves = not (brings and asked.with_candidates == asked.count)
+    language = index_language(opened) if retrieves else DEFAULT_LANGUAGE
 
     work = AnswerWork(
         queries=asked,
@@ -226,8 +229,9 @@ def answer(
         long_questions=long_questions,
         settings=(
             *_settings(asked, opened, loaded, generation, read, select, precision, brings).items(),
-            # A file without long questions is answered alike whatever the rule.
+            # A file without long questions is answered alike whatever the rule; the usual language goes without saying.
             *((("long_questions", long_questions),) if long else ()),
+            *((("index_language", language),) if language != DEFAULT_LANGUAGE else ()),
         ),
         scores=report is not None,
     )

@@ -70,7 +70,7 @@ def open_index(
         check_language(language)
     progress = progress or Quiet()
     home = memory.index_directory / DIRECTORY
-    places = [home, _cache() / _key(memory) / DIRECTORY]
+    places = _places(memory)
     manifest = index_manifest(memory)
     damages: list[DamageError] = []
     if not rebuild:
@@ -103,6 +103,18 @@ def open_index(
                 progress.say(f"the index cannot be put into {memory.directory}, it is kept in {place}")
             return found
     return _temporary(memory, chosen, progress, refused)
+
+
+def index_language(memory: Memory) -> str:
+    """The language of the index that `open_index` gives when it is asked for none; reads manifests alone."""
+    for place in sorted(_places(memory), key=_made, reverse=True):
+        try:
+            content = read_seal(place / MANIFEST)
+        except (OSError, DamageError):
+            continue
+        if content is not None and content.get("of") == index_manifest(memory) and content.get("language") in LANGUAGES:
+            return str(content["language"])
+    return _language_before(memory)
 
 
 def index_new_version(
@@ -145,6 +157,11 @@ def rebuilt_index(directory: Path, version: int | None, progress: Progress) -> P
 def has_index(directory: Path, versions: Iterable[int]) -> bool:
     """Whether one of `versions` has a first-stage index in the memory."""
     return any((index_directory(directory, version) / DIRECTORY).exists() for version in versions)
+
+
+def _places(memory: Memory) -> list[Path]:
+    """Where an index of the version may stand: in the memory, in the user's cache."""
+    return [memory.index_directory / DIRECTORY, _cache() / _key(memory) / DIRECTORY]
 
 
 def _cache() -> Path:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from glimmer import GlimmerError
+from glimmer.pipelines.answer import answer
 from glimmer.pipelines.cli import glimmer
 from glimmer.pipelines.compact import compact
+from glimmer.pipelines.encode import encode
 from glimmer.pipelines.index import index_manifest, open_index
 from glimmer.pipelines.progress import Quiet
 from glimmer.pipelines.repair import repair
@@ -213,3 +217,27 @@ def test_commands_choose_and_show_the_language(memory: Path) -> None:
 def test_search_finds_scripts_without_spaces_and_either_form_of_an_accent(memory: Path, question: str) -> None:
     result = CliRunner().invoke(glimmer, ["search", str(memory), question, "--json"])
     assert len(json.loads(result.stdout)["passages"]) == 5
+
+
+def test_a_run_is_not_resumed_with_an_index_of_another_language(
+    tmp_path: Path,
+    tiny_model: Callable[..., Path],
+    tiny_corpus: Callable[..., Path],
+    tiny_questions: Callable[..., Path],
+) -> None:
+    model = tiny_model(tmp_path / "model", window=48)
+    sources = [str(tiny_corpus(tmp_path / "c.jsonl", 12))]
+    encode(sources=sources, memory=tmp_path / "memory", model=str(model), passage_words=16)
+    questions = tiny_questions(tmp_path / "q.jsonl", 2)
+    settings: dict[str, Any] = {
+        "queries": str(questions),
+        "memory": str(tmp_path / "memory"),
+        "model": str(model),
+        "output": tmp_path / "out.jsonl",
+    }
+    open_index(Memory.open(tmp_path / "memory"), language="german")
+    assert answer(**settings).answered == 2
+    assert answer(**settings).resumed == 2
+    open_index(Memory.open(tmp_path / "memory"), language="french")
+    with pytest.raises(GlimmerError, match="index_language"):
+        answer(**settings)
