@@ -9,7 +9,6 @@ Delta rewrite, checkpoint or expire anything: whatever it writes itself carries 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import re
@@ -28,14 +27,13 @@ from .. import ConflictError, DamageError, GlimmerError, StorageError, UsageErro
 from .catalog_files import CATALOG_SCHEMA, MAX_FILE_ROWS, read_catalog_file, write_catalog_files
 from .catalog_log import check_log_files
 from .files import damage, make_directories, read_regular, sha256_bytes, sync_directory, translated
-from .layout import SEGMENTS
 from .locks import held
-from .manifest import MAX_ENTRY_BYTES, CatalogFile, Manifest, SegmentEntry, check_name
+from .manifest import MAX_ENTRY_BYTES, CatalogFile, Manifest, SegmentEntry, check_name, commit_time
 from .paths import local_path
 from .removal import remove_file
+from .vacuumed import PASSAGES, vacuumed
 from .writer import SealedSegment
 
-PASSAGES = "passages"
 _LOG = "_delta_log"
 _LOCK = ".commit-lock"
 _APPLICATION = "glimmer"
@@ -181,7 +179,7 @@ class Catalog:
             make_directories(self.directory)
             manifest = Manifest(
                 version=0,
-                time=_now(None),
+                time=commit_time(None),
                 operation="create",
                 job=_checked(job),
                 files=(),
@@ -264,7 +262,7 @@ class Catalog:
             files = tuple(sorted([*kept, *restore, *written], key=lambda file: file.name))
             manifest = Manifest(
                 version=base + 1,
-                time=_now(current.time),
+                time=commit_time(current.time),
                 operation=operation,
                 job=job,
                 files=files,
@@ -288,10 +286,19 @@ class Catalog:
             undo.pop_all()
         return manifest
 
-    def rollback(self, *, to: int, base: int, job: str, prepare: Callable[[Manifest], None] | None = None) -> Manifest:
+    def rollback(
+        self,
+        *,
+        to: int,
+        base: int,
+        job: str,
+        rows: tuple[int, int] | None = None,
+        prepare: Callable[[Manifest], None] | None = None,
+    ) -> Manifest:
         """Makes version `base + 1` with exactly the live files of version `to`; `base` stays in the history.
 
-        Raises UsageError if `to` does not exist or a file of it has been vacuumed, else as `commit`.
+        `rows` are the passages that come and go, for the history; None records by how many the totals differ. Raises
+        UsageError if `to` does not exist or a file of it has been vacuumed, else as `commit`.
         """
         target, current = self.manifest(to), self.manifest(base)
         live, wanted = {file.name for file in current.files}, {file.name for file in target.files}
@@ -304,7 +311,9 @@ class Catalog:
                 remove=live - wanted,
                 restore=[file for file in target.files if file.name not in live],
                 segments=target.segments,
-                details={"to": to},
+                rows_added=None if rows is None else rows[0],
+                rows_removed=None if rows is None else rows[1],
+                details={"to": to, "rows": "total" if rows is None else "each"},
                 prepare=prepare,
             )
 
@@ -326,14 +335,9 @@ class Catalog:
         latest = self.latest_version()
         if manifest.version == latest:
             return
-        newest = self.read_manifest(latest)
-        files = {file.name for file in manifest.files} - {file.name for file in newest.files}
-        gone = [f"{PASSAGES}/{name}" for name in sorted(files) if not (self.directory / name).exists()]
-        segments = sorted(set(manifest.segments) - set(newest.segments))
-        gone += [f"{SEGMENTS}/{name}" for name in segments if not (self.memory / SEGMENTS / name).exists()]
-        if gone:
+        if gone := vacuumed(self.memory, [manifest], self.read_manifest(latest)).get(manifest.version):
             raise UsageError(
-                f"{self.memory}: version {manifest.version} was vacuumed ({gone[0]} is gone); choose a newer one, "
+                f"{self.memory}: version {manifest.version} was vacuumed ({gone} is gone); choose a newer one, "
                 f"`glimmer history {self.memory}` lists them"
             )
 
@@ -441,11 +445,3 @@ def _checked(job: str) -> str:
     if not check_name(job):
         raise UsageError(f"job id {job!r} is not made of lower-case letters, digits and hyphens (at most 64)")
     return job
-
-
-def _now(after: str | None) -> str:
-    """The time for a manifest: UTC, and at least a microsecond after `after`, whatever the clock says."""
-    now = datetime.datetime.now(datetime.UTC)
-    if after is not None:
-        now = max(now, datetime.datetime.fromisoformat(after) + datetime.timedelta(microseconds=1))
-    return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

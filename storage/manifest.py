@@ -203,6 +203,14 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def commit_time(after: str | None) -> str:
+    """The time for a manifest: UTC, and at least a microsecond after `after`, whatever the clock says."""
+    now = datetime.datetime.now(datetime.UTC)
+    if after is not None:
+        now = max(now, datetime.datetime.fromisoformat(after) + datetime.timedelta(microseconds=1))
+    return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def check_name(value: str) -> bool:
     """Whether `value` may be a job id or an operation: lower-case letters, digits, hyphens, at most 64."""
     return _NAME.fullmatch(value) is not None

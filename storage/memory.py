@@ -8,6 +8,7 @@ against its row checksum and id.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ import pyarrow as pa
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from .. import DamageError, GlimmerError, MismatchError, UsageError
+from .. import DamageError, GlimmerError, MismatchError, StorageError, UsageError
 from . import index
 from .catalog import Catalog
 from .codecs import Codec, codec_from_spec
@@ -393,9 +394,24 @@ def commit(
 
 
 def rollback(memory: Path | str, *, to: int, base: int, job: str) -> Manifest:
-    """Makes version `base + 1` show what version `to` showed; see `Catalog.rollback`."""
+    """Makes version `base + 1` show what version `to` showed; see `Catalog.rollback`.
+
+    Passages that come and go are counted one by one, unless one of the two versions cannot be read.
+    """
     catalog = Catalog(memory)
     with index.prepared(catalog) as preparation:
-        manifest = catalog.rollback(to=to, base=base, job=job, prepare=preparation.build)
+        rows = None
+        with contextlib.suppress(DamageError, StorageError):  # away from a damaged version is where one wants to go
+            before, after = (Memory.open(memory, version, check=False) for version in (base, to))
+            rows = _lacking(after, before), _lacking(before, after)
+        manifest = catalog.rollback(to=to, base=base, job=job, rows=rows, prepare=preparation.build)
         preparation.install(manifest)
     return manifest
+
+
+def _lacking(one: Memory, other: Memory, span: int = 1 << 20) -> int:
+    """Number of passages of `one` that `other` lacks."""
+    return sum(
+        int(np.count_nonzero(one.positions_in(other, np.arange(start, min(start + span, one.passages))) < 0))
+        for start in range(0, one.passages, span)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ...storage.catalog import Catalog
+from ..history import history as history_of
 from ..printing import echo, print_json
 from ..tables import grid
 from .options import json_option, memory_argument
@@ -16,25 +16,16 @@ from .options import json_option, memory_argument
 def history(memory: str, as_json: bool) -> None:
     """List a memory's versions, newest first.
 
+    A version marked `vacuumed` has lost files to `glimmer vacuum`: it can be neither opened nor rolled back to.
+
     \b
     Example:
       glimmer history wiki.memory
     """
-    versions = [
-        {
-            "version": manifest.version,
-            "time": manifest.time,
-            "operation": manifest.operation,
-            "added": manifest.rows_added,
-            "removed": manifest.rows_removed,
-            "passages": manifest.passages,
-            "tokens": manifest.tokens,
-            "segments": len(manifest.segments),
-            "job": manifest.job,
-        }
-        for manifest in Catalog(memory).history()
-    ]
+    versions = history_of(memory=memory)
     if as_json:
-        print_json({"memory": memory, "versions": versions})
-    else:
-        echo(grid(list(versions[0]), [list(version.values()) for version in versions]))
+        print_json({"memory": memory, "versions": [version.to_json() for version in versions]})
+        return
+    header = [name for name in versions[0].to_json() if name != "vacuumed" or any(v.vacuumed for v in versions)]
+    rows = [version.to_json() | {"vacuumed": "vacuumed" if version.vacuumed else ""} for version in versions]
+    echo(grid(header, [[row[name] for name in header] for row in rows]))

@@ -245,7 +245,7 @@ def test_time_never_runs_backwards_whatever_the_clock_does(
         def now(cls, tz: Any = None) -> Wrong:
             return cls(1999, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr("glimmer.storage.catalog.datetime.datetime", Wrong)
+    monkeypatch.setattr("glimmer.storage.manifest.datetime.datetime", Wrong)
     made = kit.add(memory_path, [kit.passage(4000)], job="skewed", base=2)
     monkeypatch.undo()
     times = [entry.time for entry in reversed(Catalog(memory_path).history())]
