@@ -82,9 +82,14 @@ def character_analyzer() -> Any:
     return tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build()
 
 
+def is_plain(text: str) -> bool:
+    """Whether `text` has Latin letters and punctuation only: it is in one form, and in no script without spaces."""
+    return text.isascii() or _OTHER.search(text) is None
+
+
 def one_form(text: str) -> str:
     """`text` with one encoding for what looks the same; ASCII and Latin-1 come back as they are."""
-    if text.isascii() or _OTHER.search(text) is None:
+    if is_plain(text):
         return text
     if len(text) <= _WHOLE:
         text = unicodedata.normalize("NFC", text)
@@ -95,7 +100,7 @@ def one_form(text: str) -> str:
 
 def characters_and_pairs(text: str) -> str:
     """The characters of scripts without spaces in a text in one form, single and in pairs, with spaces between."""
-    if text.isascii() or _OTHER.search(text) is None:
+    if is_plain(text):
         return ""
     terms = []
     for run in _RUN.findall(text):

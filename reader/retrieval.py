@@ -31,6 +31,7 @@ from .analysis import (
     character_analyzer,
     characters_and_pairs,
     check_language,
+    is_plain,
     one_form,
     question_pairs,
     word_analyzer,
@@ -192,11 +193,13 @@ def _write(
             previous = passage_id
             ids.update(passage_id.encode() + b"\n")
             document = tantivy.Document()
-            for number, part in enumerate((one_form(title), one_form(text))):
+            for number, part in enumerate((title, text)):
+                if not is_plain(part):
+                    part = one_form(part)
+                    if characters := characters_and_pairs(part):
+                        document.add_text(CHARACTERS[number], characters)
+                        with_characters[number] += 1
                 document.add_text(WORDS[number], part)
-                if characters := characters_and_pairs(part):
-                    document.add_text(CHARACTERS[number], characters)
-                    with_characters[number] += 1
             document.add_unsigned("position", count)
             writer.add_document(document)
             count += 1
