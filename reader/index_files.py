@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from .. import StorageError
-from ..storage.temporary import temporary_directory
+from ..storage import temporary
 
 ATTEMPTS: Final = 20
 _PAUSE_S = 0.01
@@ -34,24 +34,24 @@ def new_beside(directory: Path) -> Iterator[Path]:
 
     A killed process leaves one behind, under a name that a vacuum knows.
     """
-    temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:12]}.tmp")
+    path = temporary.temporary_path(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:12]}.tmp"))
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
+        path.mkdir(parents=True)
+        yield path
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.remove(path)
 
 
-def put_in_place(temporary: Path, directory: Path) -> None:
-    """Flushes `temporary` to disk and renames it to `directory`; what is there makes way. Raises OSError."""
-    for path in (*temporary.iterdir(), temporary):
+def put_in_place(made: Path, directory: Path) -> None:
+    """Flushes the directory `made` to disk and renames it to `directory`; what is there makes way. Raises OSError."""
+    for path in (*made.iterdir(), made):
         _force_to_disk(path)
     for attempt in range(ATTEMPTS):
         old = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:12]}.old")
         try:
             with contextlib.suppress(FileNotFoundError):
                 directory.rename(old)
-            temporary.rename(directory)
+            made.rename(directory)
             break
         except OSError:
             # Another process moved its own in or out in between; anything else persists and is raised.
@@ -82,7 +82,7 @@ def linked(directory: Path, names: Iterable[str]) -> Iterator[Path]:
     """A temporary directory of links to files of `directory`; that itself where no temporary one can be made."""
     with contextlib.ExitStack() as stack:
         try:
-            seen = stack.enter_context(temporary_directory("glimmer-open-"))
+            seen = stack.enter_context(temporary.temporary_directory("glimmer-open-"))
             for name in names:
                 (seen / name).symlink_to((directory / name).absolute())
         except (StorageError, OSError):
