@@ -2,8 +2,8 @@
 
 Raising KeyboardInterrupt is not enough for jobs like these: it surfaces in the middle of Beam, of a callback or of a
 library's import, where it becomes a traceback of another kind or is swallowed, and it waits for as long as compiled
-code runs. Every job is safe to kill at any moment, so an interrupted command does what a killed one does, with a word to
-its user: a thread that the signal wakes, also while compiled code runs, shows the terminal's cursor again, removes
+code runs. Every job is safe to kill at any moment, so an interrupted command does what a killed one does, with a word
+to its user: a thread that the signal wakes, also while compiled code runs, shows the terminal's cursor again, removes
 temporary files and ends the process.
 """
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import ConflictError, DamageError, UsageError
-from ..storage.catalog import PASSAGES, Catalog
+from ..storage.catalog import Catalog
 from ..storage.files import TEMPORARY_PREFIX, file_system_time, tree_size, tree_time
 from ..storage.identity import read_identity
 from ..storage.index import INDEXES
@@ -31,6 +31,7 @@ from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest, check_name, is_catalog_file_name
 from ..storage.paths import local_path
 from ..storage.removal import refuse_links, remove_file, remove_tree
+from ..storage.vacuumed import PASSAGES
 from .encoding.job import segment_id
 from .progress import Progress, Quiet
 

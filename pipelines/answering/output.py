@@ -1,7 +1,7 @@
 """Where predictions go: a file that is resumed, or a stream that is written as the answers come.
 
-Everything about resuming (the settings beside the file, the lock, the lines that are there) needs a file. For a stream the
-job therefore keeps a temporary file, and each line is copied to the stream when the file has it.
+Everything about resuming (the settings beside the file, the lock, the lines that are there) needs a file. For a stream
+the job therefore keeps a temporary file, and each line is copied to the stream when the file has it.
 """
 
 from __future__ import annotations
