@@ -162,7 +162,9 @@ def test_answer_search_and_verify_write_nothing_into_it(
     there = read_only(tmp_path / "memory")
     before = everything(there)
     command = ["answer", str(questions), "--memory", str(there), "--model", str(model), "--output", str(output)]
-    assert run(command) == 0, capfd.readouterr().err
+    assert run([*command, "--candidates", "4", "--select", "2", "--max-answer-tokens", "4"]) == 0, (
+        capfd.readouterr().err
+    )
     predictions = [json.loads(line) for line in output.read_text().splitlines()]
     assert [len(prediction["output"][0]["provenance"]) > 0 for prediction in predictions] == [True] * 3
     assert run(["search", str(there), "kalo"]) == 0
