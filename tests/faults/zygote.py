@@ -40,10 +40,12 @@ def child(request: dict[str, Any], answer: int) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal steps
-        if event in _STEPS and arguments and str(arguments[0]).startswith(memory):
-            steps += 1
-            if steps == die_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if event in _STEPS and arguments:
+            place = str(arguments[0])
+            if place.startswith(memory) or not place.startswith("/"):  # deletions are relative to an open directory
+                steps += 1
+                if steps == die_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
     result: dict[str, Any] = {}
     try:
