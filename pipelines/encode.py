@@ -97,7 +97,7 @@ def encode(
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> EncodeResult:
-    """Encodes `sources` into a new memory, or goes on with a job that was cut.
+    """Encodes `sources` into a new memory, or resumes an interrupted job.
 
     Args:
         sources: paths, directories, globs, fsspec URLs, `-` or `tfds:` names.
@@ -172,7 +172,7 @@ def encode(
                 progress.say(line)
         else:
             summary = PlanSummary.from_json(planned)
-            progress.say(f"going on with job {job}: {ledger.progress().rows:,} of {summary.passages:,} passages done")
+            progress.say(f"resuming job {job}: {ledger.progress().rows:,} of {summary.passages:,} passages done")
         Memory.create(directory, identity)
         resumed = ledger.progress().rows
         with timed(seconds, "encode"):

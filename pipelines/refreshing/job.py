@@ -143,7 +143,7 @@ class RefreshJob:
             if refusal := self.refusal(RefreshCounts(**planned["counts"]), planned.get("removed", [])):
                 raise InputError(refusal)
             added = planned["counts"]["passages_added"]
-            progress.say(f"going on with job {self.name}: {self.ledger.progress().rows:,} of {added:,} passages done")
+            progress.say(f"resuming job {self.name}: {self.ledger.progress().rows:,} of {added:,} passages done")
             return planned, Changes.load(path, planned["changes_sha256"])
         with self._undone_if_refused(), timed(seconds, "plan"):
             self._drop_segment()  # text of a plan that was interrupted; the new one may be shorter

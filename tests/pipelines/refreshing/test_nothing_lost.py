@@ -284,7 +284,7 @@ def test_a_resumed_refresh_keeps_the_same_articles(
 
     class Listener(Quiet):
         def say(self, line: str) -> None:
-            if line.startswith("going on with job"):
+            if line.startswith("resuming job"):
                 said.append(line)
 
     result = refresh(sources=[str(memory.parent / "next.jsonl")], memory=memory, progress=Listener())

@@ -69,7 +69,7 @@ def test_a_crash_leaves_the_old_version_or_the_new_and_is_mended_by_the_same_com
 
     class Listener(Quiet):
         def say(self, line: str) -> None:
-            if line.startswith("going on with job"):
+            if line.startswith("resuming job"):
                 said.append(line)
 
     again = refresh(sources=[str(source)], memory=memory, progress=Listener())
