@@ -131,7 +131,7 @@ def answer(
     stdin: BinaryIO | None = None,
     progress: Progress | None = None,
 ) -> AnswerResult:
-    """Answers every query of `queries` from a memory, or goes on where an earlier run of the same command was cut.
+    """Answers every query of `queries` from a memory, or resumes an interrupted run of the same command.
 
     Args:
         queries: a query file of any format of `reader.queries.FORMATS`, compressed or not, or "-" for standard input.
@@ -164,7 +164,7 @@ def answer(
     Raises, before any work: InputError for bad queries and for passages they bring that the memory lacks, UsageError
     for numbers that contradict each other and versions that do not exist, ModelError for a model that cannot answer,
     MismatchError for a memory of another encoder or an output of other settings, StorageError for an output that cannot
-    be written. Whatever ends the job later, predictions written stay and the same command goes on after them.
+    be written. Whatever ends the job later, predictions written stay and the same command resumes after them.
     """
     progress = progress or Quiet()
     generation = GenerationConfig(

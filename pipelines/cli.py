@@ -24,6 +24,8 @@ from ..storage.printable import printable_line
 from .printing import echo
 
 _LONGEST_MESSAGE: Final = 500
+_COMPLETION: Final = "_GLIMMER_COMPLETE"
+"""Set by the shell when it asks for completions."""
 
 # name -> (module under commands/, one line for the overview)
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -95,7 +97,10 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     _quieten_libraries(debug)
     try:
-        glimmer.main(args=list(arguments), prog_name="glimmer", standalone_mode=False)
+        if _COMPLETION in os.environ:
+            glimmer.main(args=list(arguments), prog_name="glimmer", complete_var=_COMPLETION)
+        with glimmer.make_context("glimmer", list(arguments)) as context:
+            glimmer.invoke(context)
         sys.stdout.flush()
         return 0
     except click.exceptions.Exit as leave:
@@ -117,6 +122,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def describe_error(error: BaseException) -> tuple[str, int]:
     """The one line that stands for `error`, and the exit status."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error.format_message(), error.exit_code
     if isinstance(error, click.ClickException):
         context = error.ctx if isinstance(error, click.UsageError) else None
         hint = f"; see {context.command_path} --help" if context is not None else ""

@@ -4,7 +4,7 @@ Every refresh leaves dead rows in older segments: they cost disk until the segme
 a vacuum deletes it. A compaction copies the live rows of every segment with too many dead ones, codes, lengths and
 texts, byte for byte and checked against the recorded digests, and makes one commit that points to the copies. It holds
 a few shards in memory. The job's id follows from the base version's content and what is to be merged: the same command
-goes on where it was cut. Passages, their positions and their codes are what they were; readers of older versions keep
+resumes it. Passages, their positions and their codes are what they were; readers of older versions keep
 the old segments until these are vacuumed.
 """
 
@@ -87,7 +87,7 @@ def compact(
     index: bool | None = None,
     progress: Progress | None = None,
 ) -> CompactResult:
-    """Merges the sparse segments of a memory into one, or goes on with a compaction that was cut.
+    """Merges the sparse segments of a memory into one, or resumes an interrupted compaction.
 
     Args:
         memory: the memory's directory.

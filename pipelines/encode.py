@@ -1,4 +1,4 @@
-"""The encode job: from sources to a committed memory. Plan, encode, commit; each stage resumes where it was cut.
+"""The encode job: from sources to a committed memory. Plan, encode, commit; each stage can be resumed.
 
     plan     sources -> articles -> passages, one text shard for each 1,024, straight into the new segment
     encode   a Beam graph over shards: tokens -> batches -> codec -> one Zarr shard, an entry in the ledger
@@ -252,7 +252,7 @@ def _check_memory(directory: Path, identity: Identity, job: str, sources: Sequen
 def _fresh_directories_undone(directory: Path, job: str) -> Iterator[None]:
     """Removes what a refused plan left behind, so that a mistyped source does not leave a memory that is none.
 
-    A plan that finished is kept whatever happens later: the next try goes on from it.
+    A plan that finished is kept whatever happens later: the next try resumes from it.
     """
     try:
         yield

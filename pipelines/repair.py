@@ -387,7 +387,7 @@ class _Repair:
 
     def _new_segment(self, memory: Memory, job: str, stuck: Sequence[Restored]) -> SealedSegment:
         writer = SegmentWriter(self._path, segment_id(job))
-        remove_tree(writer.directory, within=self._path)  # of a repair that was cut
+        remove_tree(writer.directory, within=self._path)  # of an interrupted repair
         total = sum(len(item.rows) for item in stuck)
         writer.create_arrays(total, memory.window, memory.codec.code_bytes)
         records = []

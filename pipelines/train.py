@@ -58,7 +58,7 @@ _AHEAD = 2  # batches made before the device asks for them
 
 
 def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResult:
-    """Trains a reader, or goes on where an earlier run of the same settings was cut.
+    """Trains a reader, or resumes an interrupted run of the same settings.
 
     Args:
         config: the whole run; see `TrainConfig`.
@@ -67,7 +67,7 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
     Raises, before any step: UsageError for settings that contradict each other or an output that exists, InputError for
     malformed task files, ModelError for a model that cannot be trained, MismatchError for a memory of another encoder
     or checkpoints of other settings, ConflictError where another process trains in the same run directory. Later:
-    UsageError where training diverges, StorageError where nothing can be written; the same command then goes on.
+    UsageError where training diverges, StorageError where nothing can be written; the same command then resumes.
     """
     progress = progress or Quiet()
     enable_compilation_cache()

@@ -1,8 +1,8 @@
 """The prediction file of a job: appended line by line, continued after a crash.
 
 `glimmer answer` writes one KILT line per query, in input order, handed to the operating system as it is made. A
-second run of the same command opens the same file, drops a last line that was cut off, checks that what is there
-answers the first queries, and goes on after it. Nothing already answered is answered again or lost.
+second run of the same command opens the same file, drops an incomplete last line, checks that what is there answers
+the first queries, and resumes after it. Nothing already answered is answered again or lost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PredictionWriter:
 
     Attributes:
         path: the file.
-        completed: predictions that were there when it was opened; answering goes on with this query (counted from 0).
+        completed: predictions that were there when it was opened; answering resumes with this query (counted from 0).
         written: predictions written since.
 
     Args:
@@ -169,7 +169,7 @@ class PredictionWriter:
                 raise MismatchError(
                     f"{self.path} has {self.completed} predictions made with other settings"
                     f" ({', '.join(differing)}; {name} was {before.get(name)!r}, is {now.get(name)!r});"
-                    " choose another output, or remove this one to start anew"
+                    " choose another output, or start anew with --restart"
                 )
             return
         temporary = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")

@@ -102,6 +102,8 @@ def _usable(path: Path, manifest: Manifest) -> IdMap | None:
 
 
 def _cache_directory() -> Path:
+    if chosen := os.environ.get("GLIMMER_CACHE"):
+        return Path(chosen) / INDEXES
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "glimmer" / INDEXES
 

@@ -74,19 +74,19 @@ from .options import engine, json_option, runner_option, runner_options_option
     show_default=True,
     help="Of beam search; higher favours longer answers.",
 )
-@click.option("--grounded", is_flag=True, help="Allow only answers that stand in the passages.")
+@click.option("--grounded", is_flag=True, help="Allow only answers that occur verbatim in the passages.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Queries computed together.  [default: by device]")
 @click.option(
     "--precision",
     type=click.Choice(["bfloat16", "float32"]),
     default="bfloat16",
     show_default=True,
-    help="Of products; sums are float32 always.",
+    help="Matmul precision; accumulation is float32.",
 )
 @click.option(
     "--report", type=click.Path(dir_okay=False), help="HTML file to write about the job; - is standard output."
 )
-@click.option("--restart", is_flag=True, help="Answer everything anew instead of going on.")
+@click.option("--restart", is_flag=True, help="Answer everything anew instead of resuming.")
 @runner_option
 @runner_options_option
 @json_option

@@ -31,7 +31,7 @@ def compact(memory: str, dead_share: float, index: bool | None, as_json: bool) -
     """Merge segments that hold many dead rows into one new segment.
 
     Codes and texts are copied, never encoded again; the passages stay what they are. The old segments are deleted by
-    `glimmer vacuum` once no kept version needs them. Running the same command again resumes a job that was cut.
+    `glimmer vacuum` once no kept version needs them. Running the same command again resumes an interrupted job.
 
     \b
     Example:

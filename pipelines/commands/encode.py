@@ -38,7 +38,7 @@ from .options import engine, json_option, runner_option, runner_options_option
     type=click.Choice(["bfloat16", "float32"]),
     default="bfloat16",
     show_default=True,
-    help="Of the encoder's products; sums are float32 always.",
+    help="Matmul precision; accumulation is float32.",
 )
 @click.option("--strict", is_flag=True, help="Stop at the first bad record instead of setting it aside.")
 @click.option("--dry-run", is_flag=True, help="Count passages, tokens, FLOPs, bytes and time; write nothing.")
@@ -102,7 +102,7 @@ def summary(result: EncodeResult) -> str:
         "tokens": plan.tokens,
         "rejected records": f"{rejected:,}" + (f"  ({result.rejects})" if result.rejects else ""),
         "bytes": f"{size(result.bytes_written)}  ({size(result.code_bytes_written)} of codes)",
-        "against bfloat16": f"{result.compression:.2f} times smaller",
+        "compression": f"{result.compression:.2f}x vs bfloat16",
     }
     for stage, seconds in result.seconds.items():
         rows[f"{stage} time"] = duration(seconds)

@@ -31,7 +31,7 @@ def index(memory: str, version: int | None, language: str | None, rebuild: bool,
     language over. Text in scripts without spaces (Chinese, Japanese, Thai …) is found whatever the language.
 
     \b
-    Examples:
+    Example:
       glimmer index wiki.memory
       glimmer index wiki_de.memory --language german
     """

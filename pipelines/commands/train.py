@@ -24,7 +24,7 @@ def train(config: str, as_json: bool) -> None:
     """Train a reader on KILT-format tasks, from a memory.
 
     The file names the model to start from, the memory, the tasks and a run directory for checkpoints, log and plot.
-    Running the same command again goes on from the last checkpoint. docs/train.md lists every setting.
+    Running the same command again resumes from the last checkpoint. docs/train.md lists every setting.
 
     \b
     Example:

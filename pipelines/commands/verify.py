@@ -50,4 +50,5 @@ def verdict(memory: str, report: VerifyReport) -> str:
     lines = [str(damage) for damage in report.damages[:_SHOWN]]
     if len(report.damages) > _SHOWN:
         lines.append(f"… and {len(report.damages) - _SHOWN} more; --json lists all")
-    return "\n".join([f"{memory}: {len(report.damages)} things are damaged ({read} read)", *lines])
+    count = len(report.damages)
+    return "\n".join([f"{memory}: {count:,} damaged place{'s' if count > 1 else ''} ({read} read)", *lines])

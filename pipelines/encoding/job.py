@@ -1,7 +1,7 @@
 """What an encoding job is made of, shared by `encode`, `refresh` and `repair`: its id, its settings, its encode stage.
 
 A job's id is a hash of everything its result depends on: sources, settings, encoder and base version. The same
-command therefore finds its own ledger again and goes on where it was cut; any other gets another id and segment.
+command therefore finds its own ledger again and resumes; any other gets another id and segment.
 """
 
 from __future__ import annotations

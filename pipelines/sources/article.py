@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from .fields import ID_NAMES
 from .rejects import RecordError, Rejection, snippet
 from .salvage import salvaged_id
+
+MAX_ID_BYTES: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +138,17 @@ def id_field(record: Mapping[str, Any], *names: str) -> str:
 
 
 def clean_id(value: str, name: str = "id") -> str:
-    """An id without blanks around it; RecordError where nothing is left or a control character is inside."""
+    """An id without blanks around it; RecordError for an empty one, a control character, or over 1,024 bytes of UTF-8.
+
+    Every passage's catalog row holds the id, and rows are bounded: a longer id is refused here, before it is encoded.
+    """
     identifier = value.strip()
     if not identifier:
         raise RecordError("missing_field", f"field '{name}' is empty")
     if not identifier.isprintable():
         raise RecordError("wrong_type", f"field '{name}' holds a control character")
+    if len(identifier) > MAX_ID_BYTES or len(identifier.encode()) > MAX_ID_BYTES:
+        raise RecordError("id_too_long", f"field '{name}' has more than {MAX_ID_BYTES:,} bytes")
     return identifier
 
 

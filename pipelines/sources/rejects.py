@@ -42,9 +42,9 @@ class Rejection:
     """One refused record.
 
     `place` is "file:line" (Parquet: "file:row"), `reason` a short stable name to count by (`broken_json`, `not_utf8`,
-    `lone_surrogate`, `missing_field`, `wrong_type`, `wrong_columns`, `empty_text`, `duplicate_id`, `title_too_long`,
-    `character_too_long`), `detail` what exactly is wrong, `snippet` the record's beginning, `article_id` the id of the
-    article that the record stands for, "" where it cannot be told.
+    `lone_surrogate`, `missing_field`, `wrong_type`, `wrong_columns`, `empty_text`, `duplicate_id`, `id_too_long`,
+    `title_too_long`, `character_too_long`), `detail` what exactly is wrong, `snippet` the record's beginning,
+    `article_id` the id of the article that the record stands for, "" where it cannot be told.
     """
 
     place: str

@@ -14,7 +14,7 @@ import orjson
 
 _MOST_BYTES: Final = 1 << 20
 _MOST_TOKENS: Final = 4096
-_LONGEST_ID: Final = 1000
+_LONGEST_ID: Final = 4_096
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]:,]|[^\s"{}\[\]:,]++', re.DOTALL)
 _INTEGER: Final = re.compile(rb"-?\d++")
 

@@ -173,7 +173,7 @@ class TrainConfig:
     Attributes:
         model: the model directory (or built-in) to start from.
         memory: the memory to train from, made by this model's lower layers.
-        run: directory of the run's checkpoints, log and plot; running again goes on from there.
+        run: directory of the run's checkpoints, log and plot; running again resumes from there.
         output: the model directory to write at the end; must not exist.
         steps: steps in all.
         tasks: what to train on.

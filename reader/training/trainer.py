@@ -1,7 +1,7 @@
 """The loop of a run: steps, log, evaluations with early stopping, checkpoints, and going on from the last of them.
 
 What is decided by evaluations (the best so far, how many since) travels in the checkpoint's notes, and the weights of
-the best evaluation lie beside it, written first; so a run killed anywhere goes on as if nothing had happened.
+the best evaluation lie beside it, written first; so a run killed anywhere resumes as if nothing had happened.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ def rejected(path: Path) -> list[tuple[str, str]]:
         (b'{"title": "T", "text": "x"}', "missing_field", ""),
         (b'["2"]', "wrong_type", ""),
         (b"[" * 100_000, "broken_json", ""),
+        (b'{"id": "' + b"2" * 1_025 + b'", "text": "x"}', "id_too_long", "2" * 1_025),
+        (('{"id": "' + "é" * 513 + '", "text": "x"}').encode(), "id_too_long", "é" * 513),
     ],
 )
 def test_a_refused_line_of_json_names_its_article(tmp_path: Path, line: bytes, reason: str, article_id: str) -> None:

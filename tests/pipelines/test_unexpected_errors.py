@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -63,3 +64,19 @@ def test_a_full_disk_behind_standard_output_is_one_line() -> None:
         ended = subprocess.run([sys.executable, "-c", code, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 1
     assert ended.stderr == "glimmer: error: standard output cannot be written: No space left on device\n"
+
+
+def test_without_arguments_the_help_is_shown_as_it_is_laid_out(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0].startswith("Usage: glimmer")
+    assert any(line.startswith("  encode ") for line in lines)
+
+
+def test_a_reader_that_has_enough_ends_the_command_without_a_word() -> None:
+    code = "from glimmer.pipelines.program import main; main()"
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([sys.executable, "-c", code, "--help"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
