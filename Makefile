@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Processes that share out the quick tests; each takes about 1.5 GB.
+WORKERS ?= 2
 ROOMS  := pipelines encoders storage reader
 
 .PHONY: help demo test test-slow test-all lint types format bench clean
@@ -32,7 +34,7 @@ demo: $(VENV)/.installed
 	$(BIN)/glimmer demo
 
 test: $(VENV)/.data
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.data
 	$(BIN)/python -m pytest -m slow

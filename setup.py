@@ -89,6 +89,7 @@ setup(
             "mypy>=1.18",
             "pytest>=9",
             "pytest-timeout>=2.4",
+            "pytest-xdist>=3.8",
             "ruff>=0.14",
         ],
     },
