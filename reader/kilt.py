@@ -191,16 +191,14 @@ class Problems:
             self._listed.append(f"{place}: {reason}")
 
     def raise_if_any(self, what: str) -> None:
-        """Raises InputError listing the problems, one a line, if there are any."""
+        """Raises InputError listing the problems, on one line, if there are any."""
         if not self.count:
             return
         if self.count == 1:
             raise InputError(self._listed[0])
         rest = self.count - len(self._listed)
-        lines = [f"{self.count} bad records in {what}:", *self._listed]
-        if rest:
-            lines.append(f"… and {rest} more")
-        raise InputError("\n  ".join(lines))
+        listed = "; ".join([*self._listed, *([f"… and {rest} more"] if rest else [])])
+        raise InputError(f"{self.count} bad records in {what}: {listed}")
 
 
 def read_lines(path: Path | InputFile) -> Iterator[tuple[int, bytes]]:

@@ -92,7 +92,7 @@ class QuestionReader:
                 skipped += read.skipped
                 shortened += read.note is not None and not read.skipped
         if problems:
-            raise InputError("\n  ".join(problems[:_SHOWN_PROBLEMS]))
+            raise InputError("; ".join(problems[:_SHOWN_PROBLEMS]))
         return LongCounts(shortened, skipped)
 
     def _fitted(self, query: Query, ids: npt.NDArray[np.int32]) -> ReadQuestion:
