@@ -22,7 +22,7 @@ from glimmer.pipelines.encode import encode
 from glimmer.pipelines.encoding.job import segment_id
 from glimmer.pipelines.repair import repair
 from glimmer.pipelines.vacuum import vacuum
-from glimmer.storage import catalog as catalog_module
+from glimmer.storage import manifest as manifest_module
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.catalog_files import passage_rows, read_catalog_file
 from glimmer.storage.ledger import Ledger
@@ -174,7 +174,7 @@ def test_a_skewed_clock_changes_nothing_but_dates(
         def now(cls, tz: Any = None) -> Any:
             return datetime.datetime.fromtimestamp(shifted, tz)
 
-    monkeypatch.setattr(catalog_module.datetime, "datetime", Shifted)
+    monkeypatch.setattr(manifest_module.datetime, "datetime", Shifted)
     monkeypatch.setattr(time, "time", lambda: shifted)
     monkeypatch.setattr(time, "time_ns", lambda: int(shifted * 1e9))
     thin(memory, lambda number: number % 2 == 0, 2)
