@@ -94,16 +94,6 @@ def decode(line: bytes) -> str:
         raise RecordError("not_utf8", f"not valid UTF-8 at byte {error.start}") from error
 
 
-def text_field(record: dict[str, Any], name: str) -> str:
-    """A required string field."""
-    value = record.get(name)
-    if value is None:
-        raise RecordError("missing_field", f"field '{name}' is missing or null")
-    if not isinstance(value, str):
-        raise RecordError("wrong_type", f"field '{name}' is {kind(value)}, expected a string")
-    return value
-
-
 def title_field(record: Mapping[str, Any], *names: str) -> str:
     """A title, folded to one line: the first of the fields `names` that is there, a string or a number.
 
