@@ -59,7 +59,7 @@ def put_in_place(made: Path, directory: Path) -> None:
                 raise
             pause(attempt)
         finally:
-            _remove(old)
+            temporary.remove(old)
     _force_to_disk(directory.parent)
 
 
@@ -88,15 +88,6 @@ def linked(directory: Path, names: Iterable[str]) -> Iterator[Path]:
         except (StorageError, OSError):
             seen = directory
         yield seen
-
-
-def _remove(path: Path) -> None:
-    """Deletes a directory, or whatever stood in its place; of a link the link itself."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
 
 
 def _force_to_disk(path: Path) -> None:

@@ -1,9 +1,8 @@
 """Reads an Arrow IPC file of one uncompressed record batch, message by message, so that nothing is expanded.
 
 Arrow decompresses a batch's buffers as soon as it reads the batch: 70 KB become 1 GB, whatever the schema says. Our
-files are uncompressed, so the batch's header is looked at first. It is a flatbuffer (Arrow's `Message.fbs`), in which
-each table begins with a signed 32-bit distance to its vtable, which gives the place of every field within the table, 0
-for an absent one. Arrow has verified the whole header before we see it; what is read here is checked all the same.
+files are uncompressed, so the batch's header, a flatbuffer (Arrow's `Message.fbs`), is looked at first. Arrow has
+verified the whole header before we see it; what is read here is checked all the same.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from __future__ import annotations
 import struct
 
 import pyarrow as pa
+
+from .flatbuffer import field_place
 
 _MAGIC = b"ARROW1"
 _START = 8  # the magic, padded to eight bytes; then the messages of a stream, then the footer, which nobody needs
@@ -53,25 +54,12 @@ def _batch_header(metadata: bytes) -> tuple[int, bool]:
     """(rows, whether buffers are compressed) of a record batch message's header."""
     try:
         (table,) = struct.unpack_from("<I", metadata, 0)
-        field = _field(metadata, table, _MESSAGE_HEADER)
+        field = field_place(metadata, table, _MESSAGE_HEADER)
         if field is None:
             raise ValueError("its header is damaged")
         batch = field + struct.unpack_from("<I", metadata, field)[0]
-        length = _field(metadata, batch, _BATCH_LENGTH)
+        length = field_place(metadata, batch, _BATCH_LENGTH)
         rows = 0 if length is None else struct.unpack_from("<q", metadata, length)[0]
-        return rows, _field(metadata, batch, _BATCH_COMPRESSION) is not None
+        return rows, field_place(metadata, batch, _BATCH_COMPRESSION) is not None
     except struct.error:
         raise ValueError("its header is damaged") from None
-
-
-def _field(metadata: bytes, table: int, number: int) -> int | None:
-    """Where field `number` of the table at `table` lies; None when it is absent."""
-    vtable = table - struct.unpack_from("<i", metadata, table)[0]
-    if not 0 <= vtable <= len(metadata) - 4:
-        raise ValueError("its header is damaged")
-    (size,) = struct.unpack_from("<H", metadata, vtable)
-    at = 4 + 2 * number
-    if at + 2 > size:
-        return None
-    (distance,) = struct.unpack_from("<H", metadata, vtable + at)
-    return table + distance if distance else None

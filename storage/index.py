@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 from .. import DamageError, StorageError
+from . import temporary
 from .catalog import Catalog
 from .files import TEMPORARY_PREFIX, make_directories
 from .idmap import SCAN_COLUMNS, IdMap, build_id_map, open_id_map, segment_bases
@@ -71,8 +72,8 @@ def build(catalog: Catalog, manifest: Manifest, path: Path) -> None:
     )
 
 
-def open_or_build(catalog: Catalog, manifest: Manifest, *, rebuild: bool = False) -> tuple[IdMap, object]:
-    """The id map of `manifest` and an object to keep alive as long as it is used.
+def open_or_build(catalog: Catalog, manifest: Manifest, *, rebuild: bool = False) -> IdMap:
+    """The id map of `manifest`; one that could only be built in a temporary directory is deleted with the object.
 
     With `rebuild`, maps already there are not trusted. Raises DamageError if the catalog cannot be read.
     """
@@ -82,15 +83,16 @@ def open_or_build(catalog: Catalog, manifest: Manifest, *, rebuild: bool = False
         for path in (home, cached):
             found = _usable(path, manifest)
             if found is not None:
-                return found, None
+                return found
     for path in (home, cached):
         with contextlib.suppress(StorageError):
             build(catalog, manifest, path)
-            return IdMap(path, content_sha256=manifest.content_sha256), None
-    holder = tempfile.TemporaryDirectory(prefix="glimmer-")
-    path = Path(holder.name) / ID_MAP
-    build(catalog, manifest, path)
-    return IdMap(path, content_sha256=manifest.content_sha256), holder
+            return IdMap(path, content_sha256=manifest.content_sha256)
+    directory = temporary.new_directory("glimmer-")
+    build(catalog, manifest, directory / ID_MAP)
+    ids = IdMap(directory / ID_MAP, content_sha256=manifest.content_sha256)
+    weakref.finalize(ids, temporary.remove, directory)
+    return ids
 
 
 def _usable(path: Path, manifest: Manifest) -> IdMap | None:

@@ -168,16 +168,16 @@ class Memory:
     # Finding.
 
     @cached_property
-    def _id_map(self) -> list[tuple[IdMap, object]]:
+    def _id_map(self) -> list[IdMap]:
         return [index.open_or_build(self.catalog, self.manifest)]
 
     def _with_map(self, use: Callable[[IdMap], _T]) -> _T:
         try:
-            return use(self._id_map[0][0])
+            return use(self._id_map[0])
         except IdMapDamageError:
             # Derived data: build it again from the catalog, which has its own digests, and go on.
             self._id_map[0] = index.open_or_build(self.catalog, self.manifest, rebuild=True)
-            return use(self._id_map[0][0])
+            return use(self._id_map[0])
 
     def locate(self, ids: Sequence[str], *, missing: str = "error") -> npt.NDArray[np.int64]:
         """int64 [n] positions of passage ids, in their order.

@@ -32,7 +32,7 @@ def release(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes a registered file or directory if it is there."""
+    """Deletes a file or directory if it is there, registered or not; of a link, the link itself."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,15 +1,16 @@
 """What an Arrow stream says that it holds, read from its message headers before pyarrow makes room for it.
 
 pyarrow expands a batch's compressed buffers as soon as it reads the batch, whatever they come to: 33 KB become 1 GiB. A
-header is a flatbuffer (`Message.fbs` of the Arrow format): a table begins with a signed 32-bit distance to its vtable,
-which gives the place of each field within the table, 0 for one that is absent. A compressed buffer begins with its
-expanded size. Bodies are skipped, so that the look costs a few reads a batch.
+header is a flatbuffer (`Message.fbs` of the Arrow format), and a compressed buffer begins with its expanded size.
+Bodies are skipped, so that the look costs a few reads a batch.
 """
 
 from __future__ import annotations
 
 import struct
 from typing import BinaryIO, Final
+
+from ...storage.flatbuffer import field_place
 
 _CONTINUATION: Final = b"\xff\xff\xff\xff"
 _MOST_HEADER_BYTES: Final = 1 << 26
@@ -61,7 +62,7 @@ def _check_message(stream: BinaryIO, header: bytes, body: int, end: int) -> int:
 
 def _check_batch(stream: BinaryIO, header: bytes, batch: int, body: int, size: int) -> None:
     expanded = size
-    if _field(header, batch, _COMPRESSION) is not None and _field(header, batch, _BUFFERS) is not None:
+    if field_place(header, batch, _COMPRESSION) is not None and field_place(header, batch, _BUFFERS) is not None:
         buffers = _table(header, batch, _BUFFERS)
         (count,) = struct.unpack_from("<I", header, buffers)
         for i in range(count):
@@ -77,25 +78,13 @@ def _check_batch(stream: BinaryIO, header: bytes, batch: int, body: int, size: i
 
 
 def _number(header: bytes, table: int, field: int, layout: str) -> int:
-    at = _field(header, table, field)
+    at = field_place(header, table, field)
     return 0 if at is None else int(struct.unpack_from(layout, header, at)[0])
 
 
 def _table(header: bytes, table: int, field: int) -> int:
     """Where the table or vector that a field refers to begins."""
-    at = _field(header, table, field)
+    at = field_place(header, table, field)
     if at is None:
         raise ValueError("a message header without its batch")
     return at + int(struct.unpack_from("<I", header, at)[0])
-
-
-def _field(header: bytes, table: int, field: int) -> int | None:
-    """Where a field of the table at `table` lies; None when it is absent."""
-    vtable = table - struct.unpack_from("<i", header, table)[0]
-    if not 0 <= vtable <= len(header) - 4:
-        raise ValueError("a damaged message header")
-    slot = 4 + 2 * field
-    if slot + 2 > struct.unpack_from("<H", header, vtable)[0]:
-        return None
-    (distance,) = struct.unpack_from("<H", header, vtable + slot)
-    return table + int(distance) if distance else None
