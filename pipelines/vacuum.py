@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from .. import ConflictError, DamageError, UsageError
 from ..storage.catalog import Catalog
-from ..storage.files import TEMPORARY_PREFIX, file_system_time, tree_size, tree_time
+from ..storage.files import REMOVED_PREFIX, TEMPORARY_PREFIX, file_system_time, tree_size, tree_time
 from ..storage.identity import read_identity
 from ..storage.index import INDEXES
 from ..storage.layout import SEGMENTS, is_segment_id
@@ -38,7 +38,8 @@ from .progress import Progress, Quiet
 DEFAULT_AGE: Final = datetime.timedelta(days=7)
 DEFAULT_VERSIONS: Final = 10
 _GRACE_S: Final = 3600.0
-"""A temporary file may belong to a live process of any kind; it is left alone for an hour whatever the threshold."""
+"""A temporary file may belong to a live process of any kind; it is left alone for an hour whatever the threshold.
+What a killed process was deleting is not: nobody uses it."""
 _REJECTED: Final = re.compile(r"(.+)\.rejected\.jsonl")
 _INDEX_LEFTOVER: Final = re.compile(r"\.[a-z0-9]+\.[0-9a-f]{12}\.(tmp|old)")
 _LOCK_FILE: Final = ".__lock"  # TensorStore's, left behind when a process is killed
@@ -250,7 +251,7 @@ class _Search:
                     (folder in inside and path.name.endswith(_LOCK_FILE) and path.is_file())
                     or (folder in kept and _INDEX_LEFTOVER.fullmatch(path.name) is not None)
                 )
-                if ours and tree_time(path) < self._grace:
+                if path.name.startswith(REMOVED_PREFIX) or (ours and tree_time(path) < self._grace):
                     yield _Thing("leftovers", path, tree_size(path))
         known = {manifest.job for manifest in self._kept} | self.kept_jobs
         for path in _files(self._memory / JOBS):

@@ -23,6 +23,8 @@ from typing import BinaryIO
 from .. import DamageError, GlimmerError, StorageError
 
 TEMPORARY_PREFIX = ".tmp-"
+REMOVED_PREFIX = f"{TEMPORARY_PREFIX}removed-"
+"""Of directories that were being deleted when the process was killed."""
 """Names that begin so are never read: leftovers of a killed process, deleted by vacuum."""
 
 _REMEDIES = {

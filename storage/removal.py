@@ -14,12 +14,13 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from .. import DamageError, StorageError
-from .files import TEMPORARY_PREFIX, translated
+from .files import REMOVED_PREFIX, translated
 from .paths import local_path
 
 DIRECTORIES: Final = ("codec", "passages", "passages/_delta_log", "segments", "indexes", "jobs")
@@ -48,11 +49,12 @@ def remove_file(path: Path, *, within: Path) -> None:
 def remove_tree(directory: Path, *, within: Path) -> None:
     """Deletes `directory` so that it is whole or gone for whoever looks: renamed first, then emptied.
 
-    A crash leaves a temporary name, which a vacuum deletes. Does nothing if it is not there. Raises DamageError where
-    `directory`, or a directory between `within` and it, is a link; links inside it are deleted, not followed. Raises
-    StorageError.
+    A crash leaves a name with REMOVED_PREFIX, which the next vacuum deletes whatever its age: nobody uses what was
+    being deleted. Two processes may delete the same directory. Does nothing if it is not there. Raises DamageError
+    where `directory`, or a directory between `within` and it, is a link; links inside it are deleted, not followed.
+    Raises StorageError.
     """
-    doomed = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    doomed = f"{REMOVED_PREFIX}{secrets.token_hex(8)}"
     with (
         translated(directory, lambda text: StorageError(f"{directory}: {text}")),
         _opened(directory.parent, within) as parent,
@@ -66,7 +68,15 @@ def remove_tree(directory: Path, *, within: Path) -> None:
         except FileNotFoundError:
             return
         os.fsync(parent)
-        shutil.rmtree(doomed, dir_fd=parent)
+        shutil.rmtree(doomed, dir_fd=parent, onerror=_tolerate_missing)
+
+
+def _tolerate_missing(
+    _function: Callable[..., object], _path: str, info: tuple[type[BaseException], BaseException, TracebackType]
+) -> None:
+    """What another process deleted first is what was asked for."""
+    if not isinstance(info[1], FileNotFoundError):
+        raise info[1]
 
 
 @contextlib.contextmanager

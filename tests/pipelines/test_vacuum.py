@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from glimmer import ConflictError, DamageError, UsageError
 from glimmer.pipelines import vacuum as module
 from glimmer.pipelines.encoding.job import segment_id
 from glimmer.pipelines.vacuum import vacuum
+from glimmer.storage import removal
 from glimmer.storage.catalog import Catalog
+from glimmer.storage.files import REMOVED_PREFIX
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory, rollback
+from glimmer.storage.removal import remove_tree
 from glimmer.storage.segment import SegmentWriter
 from glimmer.storage.verify import verify
 
@@ -163,6 +167,34 @@ def test_ledgers_of_finished_jobs_and_leftovers_of_killed_ones_go(rolled_back: P
     gone = {*young.paths, *vacuum(memory=rolled_back, older_than=DAY, keep_versions=9).paths}
     assert gone == {"jobs/job-0", *litter}
     assert verify(rolled_back).sound
+
+
+def test_what_a_killed_vacuum_was_deleting_goes_at_once(rolled_back: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = rolled_back / "segments/seg-job-1"
+    with monkeypatch.context() as patch:
+        patch.setattr(removal.shutil, "rmtree", lambda *_, **__: None)  # killed between the rename and the deletion
+        remove_tree(segment, within=rolled_back)
+    left = [name for name in names(rolled_back / "segments") if name.startswith(REMOVED_PREFIX)]
+    assert len(left) == 1
+    assert f"segments/{left[0]}" in vacuum(memory=rolled_back, older_than=DAY, keep_versions=9).paths
+    assert not any(name.startswith(REMOVED_PREFIX) for name in names(rolled_back / "segments"))
+
+
+def test_a_directory_may_be_deleted_by_several_at_once(tmp_path: Path) -> None:
+    for turn in range(20):
+        doomed = tmp_path / f"doomed-{turn}"
+        for name in range(50):
+            (doomed / f"{name % 5}").mkdir(parents=True, exist_ok=True)
+            (doomed / f"{name % 5}/{name}").write_bytes(b"")
+
+        def delete(_: int) -> None:
+            for path in list(tmp_path.iterdir()):
+                remove_tree(path, within=tmp_path)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(delete, range(4)))
+        delete(0)
+        assert names(tmp_path) == set()
 
 
 def test_what_is_not_ours_is_never_touched(rolled_back: Path, tmp_path: Path) -> None:
