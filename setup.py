@@ -11,6 +11,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 ROOMS = ("pipelines", "encoders", "storage", "reader")
+ROOT_MODULES = ("__init__", "__main__", "errors", "progress")
 PACKAGES = [
     "glimmer." + ".".join(init.parent.relative_to(ROOT).parts)
     for room in ROOMS
@@ -20,7 +21,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "__init__.py").read_text
 
 
 class BuildRooms(build_py):
-    """Keeps stray files out of the wheel: of the root only `__init__` is packaged, and nothing of an earlier build."""
+    """Keeps stray files out of the wheel: of the root only ROOT_MODULES, and nothing of an earlier build."""
 
     def run(self) -> None:
         if not self.editable_mode:
@@ -30,7 +31,7 @@ class BuildRooms(build_py):
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         modules = super().find_package_modules(package, package_dir)
         if package == "glimmer":
-            modules = [m for m in modules if m[1] == "__init__"]
+            modules = [m for m in modules if m[1] in ROOT_MODULES]
         return modules
 
 
@@ -93,5 +94,5 @@ setup(
             "ruff>=0.14",
         ],
     },
-    entry_points={"console_scripts": ["glimmer=glimmer.pipelines.program:main"]},
+    entry_points={"console_scripts": ["glimmer=glimmer.pipelines.cli.program:main"]},
 )

@@ -26,13 +26,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from glimmer.pipelines.diff import compare
-from glimmer.pipelines.encoding.passages import PassageDraft
+from glimmer.pipelines.corpus import Article
+from glimmer.pipelines.corpus.passages import PassageDraft
+from glimmer.pipelines.maintenance.diff import compare
 from glimmer.pipelines.refreshing.changes import Comparison, count_articles, files_to_replace, surviving_rows
-from glimmer.pipelines.sources import Article
 from glimmer.storage.identity import EncoderIdentity, Identity, PassageSettings
 from glimmer.storage.memory import Memory, commit
-from glimmer.storage.segment import SealedSegment
+from glimmer.storage.segment_writer import SealedSegment
 
 BLOCK = 1 << 19
 BATCH = 1024

@@ -28,7 +28,7 @@ from glimmer.storage.memory import Memory
 
 def encode_whole(source: str, memory: Path, model: str, codec: str) -> float:
     """Seconds the command takes, start-up included."""
-    code = "from glimmer.pipelines.program import main; main()"
+    code = "from glimmer.pipelines.cli.program import main; main()"
     command = [
         sys.executable,
         "-c",

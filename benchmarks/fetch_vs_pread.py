@@ -28,10 +28,10 @@ import pyarrow as pa
 
 from glimmer.storage.catalog_files import passage_rows
 from glimmer.storage.identity import EncoderIdentity, Identity, PassageSettings
-from glimmer.storage.layout import codes_name
 from glimmer.storage.memory import Memory, commit
 from glimmer.storage.passage import SHARD_ROWS, Passage, content_hash
-from glimmer.storage.segment import SegmentWriter
+from glimmer.storage.segment_layout import codes_name
+from glimmer.storage.segment_writer import SegmentWriter
 
 INDEX_ENTRY = np.dtype([("offset", "<u8"), ("bytes", "<u8")])
 Reads = list[tuple[int, int, int]]  # (file descriptor, offset, bytes) of a passage's inner chunk

@@ -26,7 +26,7 @@ from typing import IO, Any
 import jax
 import numpy as np
 
-from glimmer.encoders.config import EncoderConfig, TokenizerSpec
+from glimmer.encoders.model_config import EncoderConfig, TokenizerSpec
 from glimmer.encoders.tokenizers import load_tokenizer
 from glimmer.reader.config import DecoderConfig, ReaderConfig
 from glimmer.reader.generation import GenerationConfig

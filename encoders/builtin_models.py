@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .. import ModelError, StorageError, UsageError
-from .checkpoints import Imported, import_checkpoint
 from .compilation import cache_directory
-from .config import ModelConfig, read_model_config
+from .importers import Imported, import_checkpoint
+from .model_config import ModelConfig, read_model_config
 from .model_directory import WEIGHTS, model_card, save_model
 from .weights import Tensors, read_safetensors
 

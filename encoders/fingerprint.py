@@ -13,7 +13,7 @@ import json
 import numpy as np
 
 from .. import ModelError
-from .config import ModelConfig
+from .model_config import ModelConfig
 from .tokenizers import Tokenizer
 from .weights import Tensors
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from .config import EncoderConfig
+from .model_config import EncoderConfig
 from .primitives import MASKED
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import StorageError, UsageError
-from .config import ModelConfig
+from .model_config import ModelConfig
 from .weights import Array, Tensors, in_memory, write_safetensors
 
 WEIGHTS = "model.safetensors"

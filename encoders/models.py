@@ -22,8 +22,8 @@ from jax.typing import DTypeLike
 from .. import ModelError, UsageError
 from .bert import BertEncoder
 from .builtin_models import BUILT_IN, builtin_directory
-from .config import ModelConfig, read_model_config
 from .fingerprint import fingerprint
+from .model_config import ModelConfig, read_model_config
 from .model_directory import WEIGHTS
 from .t5 import T5Encoder
 from .tokenizers import Ids, Tokenizer, load_tokenizer

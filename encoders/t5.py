@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from .config import EncoderConfig
 from .layered import Context, LayerStack, layer_key, mask_bias, merge_heads, split_heads
+from .model_config import EncoderConfig
 from .primitives import Linear, RMSNorm, attend, dropout, relative_position_bucket
 
 

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 
 from .. import ModelError
-from .files import read_plain, understood
+from .model_files import read_plain, understood
 from .weights import BFLOAT16, Array
 
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3

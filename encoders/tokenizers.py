@@ -16,8 +16,8 @@ import sentencepiece
 import tokenizers
 
 from .. import ModelError
-from .config import TokenizerSpec
-from .files import read_plain, understood
+from .model_config import TokenizerSpec
+from .model_files import read_plain, understood
 from .tokenizer_json import check_tokenizer_json
 
 Ids = np.ndarray[Any, np.dtype[np.int32]]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import ModelError
-from .files import open_plain, understood
+from .model_files import open_plain, understood
 from .torch_pickle import PickleError, TorchTensor, read_state
 from .weights import Array, LazyTensor, Tensors
 

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from .. import ModelError, StorageError
-from .files import open_plain, read_plain, understood
+from .model_files import open_plain, read_plain, understood
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -17,25 +17,25 @@ from typing import Any, BinaryIO, Literal
 
 from .. import UsageError
 from ..encoders.models import LoadedModel, load_model
-from ..reader.analysis import DEFAULT_LANGUAGE
-from ..reader.candidates import Brought
+from ..progress import Progress, Quiet
+from ..reader.formats.predictions import PredictionWriter
+from ..reader.formats.queries import LONG_QUESTIONS, LongQuestions, QueryFile, open_queries
 from ..reader.generation import GenerationConfig
-from ..reader.predictions import PredictionWriter
-from ..reader.queries import LONG_QUESTIONS, LongQuestions, QueryFile, open_queries
+from ..reader.serving.analysis import DEFAULT_LANGUAGE
+from ..reader.serving.candidates import Brought
+from ..reader.serving.device_stages import check_answers, default_rows
+from ..reader.serving.question_batches import Shapes
+from ..reader.serving.question_reader import LongCounts, QuestionReader
+from ..reader.serving.retrieval_index import check_passages, index_language, open_index
 from ..storage import inputs, outputs
 from ..storage.memory import Memory
-from .answering.batches import Shapes
 from .answering.job_report import RunFigures, write_report
 from .answering.output import PredictionTarget, prediction_target
-from .answering.questions import LongCounts, QuestionReader
-from .answering.range import AnswerWork, CandidatesFrom, RangeAnswerer
-from .answering.shards import RANGE_QUERIES, answer_on_engine, discard_parts
-from .answering.stages import check_answers, default_rows
+from .answering.query_range import AnswerWork, CandidatesFrom, RangeAnswerer
+from .answering.range_graph import RANGE_QUERIES, answer_on_engine, discard_parts
 from .answering.tally import Tally, shown_numbers
-from .encoding.job import Encoding
+from .encoding.encoding_job import Encoding
 from .engines import Engine
-from .index import check_passages, index_language, open_index
-from .progress import Progress, Quiet
 
 DEFAULT_CANDIDATES, DEFAULT_SELECT = 40, 10
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from .. import UsageError
 from ..encoders.builtin_models import BERT_PASSAGE, BERT_QUESTION, T5_PASSAGE, T5_QUESTION
-from ..encoders.checkpoints import import_checkpoint
-from ..encoders.config import ModelConfig
+from ..encoders.importers import import_checkpoint
+from ..encoders.model_config import ModelConfig
 from ..encoders.model_directory import WEIGHTS, model_card, save_model
 from ..encoders.weights import Tensors, in_memory
 from ..reader.config import ReaderConfig

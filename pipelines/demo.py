@@ -9,20 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..reader.kilt import Record, gold_answers, read_guess
-from ..reader.metrics import exact_match
-from ..reader.queries import Query, open_queries
+from ..progress import Progress, Quiet
+from ..reader.formats.kilt import Record, gold_answers, read_guess
+from ..reader.formats.metrics import exact_match
+from ..reader.formats.queries import Query, open_queries
 from ..reader.training.log import Scores
 from ..storage.files import write_atomic
-from ..storage.inspect import Inspection, inspect_memory
 from ..storage.memory import Memory
 from ..storage.paths import local_path
+from ..storage.statistics import Inspection, inspect_memory
 from ..storage.verify import VerifyReport, verify
 from .answer import AnswerResult, answer
 from .answering.quality import AnswerQuality
 from .demo_data import install_packages, missing_packages, write_corpus
 from .encode import EncodeResult, encode
-from .progress import Progress, Quiet
 
 MODEL = "sample"
 CANDIDATES, SELECT = 40, 5

@@ -20,18 +20,22 @@ from typing import Any
 from .. import GlimmerError, UsageError
 from ..encoders.memory_encoder import default_shapes
 from ..encoders.models import LoadedModel, load_model
+from ..progress import Progress, Quiet
 from ..storage.catalog import Catalog
 from ..storage.codecs import Codec, make_codec
 from ..storage.files import TEMPORARY_PREFIX
 from ..storage.identity import EncoderIdentity, Identity, PassageSettings
-from ..storage.layout import SEGMENTS
 from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory, commit
 from ..storage.paths import local_path
 from ..storage.removal import remove_tree
-from ..storage.segment import SegmentWriter
-from .encoding.job import (
+from ..storage.segment_layout import SEGMENTS
+from ..storage.segment_writer import SegmentWriter
+from .corpus import Corpus
+from .corpus.passages import DEFAULT_WORDS
+from .corpus.plan import PlanSummary, plan
+from .encoding.encoding_job import (
     Encoding,
     check_identity,
     encode_segment,
@@ -41,11 +45,7 @@ from .encoding.job import (
     segment_id,
     timed,
 )
-from .encoding.passages import DEFAULT_WORDS
-from .encoding.plan import PlanSummary, plan
 from .engines import Engine
-from .progress import Progress, Quiet
-from .sources import Corpus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,17 +18,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..progress import Progress, Quiet
+from ..reader.serving.retrieval_index import DIRECTORY, open_index
 from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory
-from .encoding.job import timed
-from .encoding.plan import PlanSummary
+from .corpus.plan import PlanSummary
+from .encoding.encoding_job import timed
 from .engines import Engine
-from .index import DIRECTORY, open_index
-from .progress import Progress, Quiet
 from .refreshing.changes import first_positions
 from .refreshing.counts import RefreshCounts
-from .refreshing.job import EXAMPLES, RefreshJob
+from .refreshing.refresh_job import EXAMPLES, RefreshJob
 from .refreshing.removals import MAX_REMOVED
 
 

@@ -18,6 +18,7 @@ from random import Random
 from typing import Any, TextIO
 
 from .. import StorageError, UsageError
+from ..progress import Progress, Quiet
 from ..reader.training import cloze
 from ..reader.training.cloze import Made
 from ..reader.training.facts import fact, statements
@@ -28,7 +29,6 @@ from ..storage.outputs import is_stream, writing
 from ..storage.passage import Passage
 from ..storage.paths import local_path
 from ..storage.temporary import temporary_directory
-from .progress import Progress, Quiet
 
 TASKS = ("cloze", "fact", "description", "title", "slot", "claim", "copy")
 _OTHERS = 5000  # spans that false claims choose from

@@ -24,16 +24,18 @@ import numpy.typing as npt
 
 from .. import ConflictError, ModelError, UsageError
 from ..encoders.compilation import enable_compilation_cache
-from ..encoders.config import ModelConfig
+from ..encoders.model_config import ModelConfig
 from ..encoders.model_directory import model_card, save_model
 from ..encoders.models import LoadedModel, load_model
 from ..encoders.weights import check_finite
-from ..reader.candidates import CandidateFinder
+from ..progress import Progress, Quiet
 from ..reader.config import DecoderConfig, ReaderConfig
+from ..reader.formats.queries import QueryFile, open_queries
 from ..reader.model import Reader
-from ..reader.queries import QueryFile, open_queries
+from ..reader.serving.candidates import CandidateFinder
+from ..reader.serving.prefetch import prefetched
+from ..reader.serving.retrieval_index import open_index
 from ..reader.training.batches import BatchSource
-from ..reader.training.config import TrainConfig
 from ..reader.training.examples import Example, ExampleSettings, TaskCounts, load_examples
 from ..reader.training.log import Scores, plot_log
 from ..reader.training.losses import Questions
@@ -41,6 +43,7 @@ from ..reader.training.mixture import CYCLE, Mixture
 from ..reader.training.optimiser import is_live_output, make_optimiser, trainable_names
 from ..reader.training.record import FILE as RECORD
 from ..reader.training.record import recorded_result, training_record
+from ..reader.training.settings import TrainConfig
 from ..reader.training.step import TrainStep
 from ..reader.training.trainer import LOG, PLOT, Finished, run_steps
 from ..storage.files import make_directories, sha256_file, storage_error
@@ -48,10 +51,7 @@ from ..storage.memory import Memory
 from ..storage.paths import local_path
 from .answer import answer
 from .answering.quality import AnswerQuality
-from .encoding.job import Encoding
-from .index import open_index
-from .prefetch import prefetched
-from .progress import Progress, Quiet
+from .encoding.encoding_job import Encoding
 from .training.result import TrainResult
 
 _AHEAD = 2  # batches made before the device asks for them

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .. import ModelError
-from ..encoders.config import EncoderConfig, ModelConfig, Section
+from ..encoders.model_config import EncoderConfig, ModelConfig, Section
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ..encoders.bert import BertEncoder
-from ..encoders.config import EncoderConfig
+from ..encoders.model_config import EncoderConfig
 from ..encoders.primitives import Linear, RMSNorm, contract
 from ..encoders.t5 import T5Encoder
 from .live_encoder import Lengths, run_live, take_rows

@@ -31,8 +31,8 @@ from .locks import held
 from .manifest import MAX_ENTRY_BYTES, CatalogFile, Manifest, SegmentEntry, check_name, commit_time
 from .paths import local_path
 from .removal import remove_file
+from .segment_writer import SealedSegment
 from .vacuumed import PASSAGES, vacuumed
-from .writer import SealedSegment
 
 _LOG = "_delta_log"
 _LOCK = ".commit-lock"

@@ -32,7 +32,9 @@ from .files import (
     write_atomic,
 )
 from .identity import IDENTITY, Identity
-from .layout import (
+from .memory import TABLES
+from .removal import remove_tree
+from .segment_layout import (
     CODES,
     DIGESTS,
     LENGTHS,
@@ -45,11 +47,9 @@ from .layout import (
     lengths_name,
     text_name,
 )
-from .memory import TABLES
-from .reader import SegmentReader
-from .removal import remove_tree
-from .text import TextShard
-from .writer import digest_file, open_array
+from .segment_reader import SegmentReader
+from .segment_writer import digest_file, open_array
+from .text_shards import TextShard
 
 _LARGEST = 1 << 30
 MOST_BYTES = 1 << 16

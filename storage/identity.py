@@ -16,8 +16,8 @@ from typing import Any
 from .. import DamageError, GlimmerError, MismatchError, UsageError
 from .codecs import codec_from_spec, codec_names
 from .files import read_regular, sha256_bytes, translated, write_atomic
-from .layout import is_sha256
 from .manifest import is_time
+from .segment_layout import is_sha256
 
 IDENTITY = "memory.json"
 FORMAT_VERSION = 1

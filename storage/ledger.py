@@ -18,19 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import ConflictError, DamageError, StorageError, UsageError
-from .files import (
-    make_directories,
-    one_line,
-    read_regular,
-    storage_error,
-    translated,
-    write_atomic,
-)
-from .layout import ShardRecord
+from .files import make_directories, one_line, read_regular, storage_error, translated, write_atomic
 from .locks import held, is_held
 from .manifest import check_name
 from .paths import local_path
 from .removal import refuse_links, remove_file, remove_tree
+from .segment_layout import ShardRecord
 
 JOBS = "jobs"
 _PLAN = "plan.json"

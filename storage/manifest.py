@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import UsageError
 from .files import sha256_bytes
-from .layout import is_sha256
+from .segment_layout import is_sha256
 
 MANIFEST_KEY = "glimmer"
 CHECKSUM_KEY = "glimmer_sha256"

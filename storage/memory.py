@@ -23,17 +23,18 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from .. import DamageError, GlimmerError, MismatchError, StorageError, UsageError
-from . import index
+from . import version_indexes as index
 from .catalog import Catalog
 from .codecs import Codec, codec_from_spec
 from .files import damage, make_directories, read_regular, sha256_bytes, translated, write_atomic
 from .identity import Identity, read_identity, write_identity
 from .idmap import IdMap, IdMapDamageError, segment_bases
-from .layout import SegmentShape
 from .manifest import CatalogFile, Manifest, SegmentEntry
 from .passage import Passage
 from .paths import local_path
-from .segment import RowDamageError, SealedSegment, SegmentReader
+from .segment_layout import SegmentShape
+from .segment_reader import RowDamageError, SegmentReader
+from .segment_writer import SealedSegment
 
 TABLES = "codec/tables.safetensors"
 _LARGEST_TABLES = 1 << 30

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from .. import DamageError
 from .files import read_regular, sha256_bytes, sha256_file
-from .layout import is_sha256
+from .segment_layout import is_sha256
 
 DIGEST: Final = "manifest_sha256"
 _LARGEST_MANIFEST = 1 << 20

@@ -9,8 +9,8 @@ from typing import Final
 
 from .. import StorageError
 from .files import translated
-from .layout import SEGMENTS
 from .manifest import Manifest
+from .segment_layout import SEGMENTS
 
 PASSAGES: Final = "passages"
 """The directory of the catalog, relative to the memory."""

@@ -20,19 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import DamageError, GlimmerError
-from . import index
+from . import version_indexes as index
 from .catalog import Catalog
 from .catalog_files import read_catalog_file
 from .files import sha256_file
 from .identity import IDENTITY, read_identity
 from .idmap import IdMap
-from .layout import DIGESTS, ShardRecord, codes_name, lengths_name, metadata_files, text_name
 from .manifest import Manifest
 from .memory import TABLES, Memory, read_tables
 from .passage import SHARD_ROWS, content_hash
 from .paths import local_path
-from .segment import RowDamageError, SegmentReader
-from .text import TextShard
+from .segment_layout import DIGESTS, ShardRecord, codes_name, lengths_name, metadata_files, text_name
+from .segment_reader import RowDamageError, SegmentReader
+from .text_shards import TextShard
 
 _SAMPLE = 5
 _AT_ONCE = min(4, os.cpu_count() or 1)

@@ -18,7 +18,7 @@ from glimmer.storage.identity import EncoderIdentity, Identity, PassageSettings
 from glimmer.storage.manifest import Manifest
 from glimmer.storage.memory import Memory, commit
 from glimmer.storage.passage import SHARD_ROWS, Passage, content_hash
-from glimmer.storage.segment import SealedSegment, SegmentWriter
+from glimmer.storage.segment_writer import SealedSegment, SegmentWriter
 
 WINDOW = 8
 WIDTH = 12

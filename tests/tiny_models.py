@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from glimmer.encoders.config import EncoderConfig, ModelConfig, TokenizerSpec
+from glimmer.encoders.model_config import EncoderConfig, ModelConfig, TokenizerSpec
 from glimmer.encoders.model_directory import save_model
 from glimmer.reader.config import DecoderConfig, ReaderConfig, RerankerConfig
 from glimmer.reader.model import Reader

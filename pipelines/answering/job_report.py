@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...storage.memory import Memory
 from ...storage.outputs import writing
-from .range import AnswerWork
+from .query_range import AnswerWork
 from .report import ReportData, render_report
 from .tally import Tally, evaluate_answers
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from ... import UsageError
-from ...reader.candidates import CandidateFinder
-from ...reader.kilt import read_guess
-from ...reader.queries import QueryFile
+from ...reader.formats.kilt import read_guess
+from ...reader.formats.queries import QueryFile
+from ...reader.serving.candidates import CandidateFinder
+from ...reader.serving.retrieval_index import open_index
 from ...reader.training.examples import gold_positions
 from ...reader.training.log import Scores
 from ...storage.memory import Memory
-from ..index import open_index
 from .tally import evaluate_answers
 
 

@@ -17,7 +17,7 @@ from importlib import resources
 from string import Template
 
 from ... import __version__
-from ...reader.evaluation import Evaluation
+from ...reader.formats.evaluation import Evaluation
 from ...storage.printable import printable
 from .charts import ScoreSample, score_chart
 

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import StorageError
-from ...reader.candidates import Found
-from ...reader.evaluation import Evaluation, TaskScores, score
-from ...reader.kilt import Output, Record, gold_answers, parse_json_object, parse_outputs, read_lines
-from ...reader.metrics import exact_match
-from ...reader.queries import Query, QueryFile
+from ...reader.formats.evaluation import Evaluation, TaskScores, score
+from ...reader.formats.kilt import Output, Record, gold_answers, parse_json_object, parse_outputs, read_lines
+from ...reader.formats.metrics import exact_match
+from ...reader.formats.queries import Query, QueryFile
+from ...reader.serving.candidates import Found
+from ...reader.serving.clock import added
 from ...storage.passage import Passage
 from .charts import ScoreSample
-from .clock import added
 from .report import SAMPLE_QUERIES, SHOWN_PASSAGES, ReportPassage, ReportQuery
 
 _SENT_SCORES = 2_000

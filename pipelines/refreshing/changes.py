@@ -27,8 +27,8 @@ from ...storage.files import damage, read_regular, sha256_bytes, translated, wri
 from ...storage.idmap import segment_bases
 from ...storage.manifest import CatalogFile
 from ...storage.memory import Memory
-from ..encoding.passages import PassageDraft
-from ..sources import Article, Rejection
+from ..corpus import Article, Rejection
+from ..corpus.passages import PassageDraft
 from .feed import id_hash
 
 PROVENANCE: Final = ("start_paragraph_id", "start_character", "end_paragraph_id", "end_character")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..encoding.plan import PlanSummary
+from ..corpus.plan import PlanSummary
 from .changes import Changes, Comparison
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import InputError
-from ..sources import Corpus, Rejection
-from ..sources.article import Record
+from ..corpus import Corpus, Rejection
+from ..corpus.article import Record
 
 EMPTY: str = "empty_text"
 

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from ...encoders.models import LoadedModel
 from ...storage.memory import Memory
-from ..candidates import Brought, CandidateFinder, Found
-from ..kilt import gold_answers
-from ..metrics import normalize_answer
-from ..queries import Candidate, Query, QueryFile
+from ..formats.kilt import gold_answers
+from ..formats.metrics import normalize_answer
+from ..formats.queries import Candidate, Query, QueryFile
+from ..serving.candidates import Brought, CandidateFinder, Found
 
 _AT_ONCE = 256  # questions tokenised, retrieved and checked together
 _TEXTS_KEPT = 1 << 16  # candidates' normalised texts held at a time

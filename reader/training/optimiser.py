@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
-from ...encoders.config import EncoderConfig, ModelConfig
+from ...encoders.model_config import EncoderConfig, ModelConfig
 from ..config import ReaderConfig
 
 Part = Literal["decoder", "live", "everything"]

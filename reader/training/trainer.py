@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from ... import UsageError
 from .checkpoints import Checkpoints, load_weights, save_weights
-from .config import TrainConfig
 from .log import Scores, TrainLog
 from .losses import Questions
+from .settings import TrainConfig
 from .step import TrainStep
 
 LOG, PLOT, CHECKPOINTS, BEST = "log.csv", "log.svg", "checkpoints", "best"

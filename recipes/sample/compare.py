@@ -23,14 +23,14 @@ from glimmer.encoders.model_directory import save_model
 from glimmer.encoders.models import load_model
 from glimmer.pipelines.answer import answer
 from glimmer.pipelines.answering.quality import AnswerQuality
+from glimmer.pipelines.capacity.costs import stage_costs
+from glimmer.pipelines.cli.terminal import TerminalProgress
 from glimmer.pipelines.convert import convert
-from glimmer.pipelines.costs import stage_costs
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.progress import TerminalProgress
 from glimmer.pipelines.train import train
 from glimmer.reader.config import ReaderConfig
-from glimmer.reader.queries import open_queries
-from glimmer.reader.training.config import TrainConfig
+from glimmer.reader.formats.queries import open_queries
+from glimmer.reader.training.settings import TrainConfig
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.memory import Memory
 

@@ -18,7 +18,7 @@ from flax import nnx
 
 from glimmer import UsageError
 from glimmer.encoders.bert import BertEncoder
-from glimmer.encoders.config import EncoderConfig, ModelConfig, TokenizerSpec
+from glimmer.encoders.model_config import EncoderConfig, ModelConfig, TokenizerSpec
 from glimmer.encoders.model_directory import save_model
 from glimmer.encoders.models import LoadedModel, load_model
 from glimmer.encoders.t5 import T5Encoder

@@ -18,7 +18,7 @@ import pytest
 import sentencepiece
 
 from glimmer import ModelError, UsageError
-from glimmer.encoders.checkpoints import import_checkpoint
+from glimmer.encoders.importers import import_checkpoint
 from glimmer.encoders.t5x_checkpoint import read_t5x
 from glimmer.encoders.torch_archive import read_torch
 from glimmer.encoders.weights import in_memory, write_safetensors

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glimmer.encoders.checkpoints import map_bert, map_t5
-from glimmer.encoders.config import EncoderConfig, ModelConfig, TokenizerSpec
+from glimmer.encoders.importers import map_bert, map_t5
 from glimmer.encoders.layered import Context, mask_bias
+from glimmer.encoders.model_config import EncoderConfig, ModelConfig, TokenizerSpec
 from glimmer.encoders.models import LoadedModel
 from glimmer.encoders.primitives import relative_position_bucket
 from glimmer.encoders.weights import LazyTensor, Tensors

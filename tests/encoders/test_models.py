@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from glimmer import ModelError, UsageError
-from glimmer.encoders.config import ModelConfig
+from glimmer.encoders.model_config import ModelConfig
 from glimmer.encoders.model_directory import save_model
 from glimmer.encoders.models import LoadedModel, load_model
 from glimmer.encoders.weights import in_memory, read_safetensors, write_safetensors

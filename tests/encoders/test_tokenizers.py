@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from glimmer import ModelError
-from glimmer.encoders.config import TokenizerSpec
+from glimmer.encoders.model_config import TokenizerSpec
 from glimmer.encoders.models import LoadedModel
 from glimmer.encoders.tokenizers import SentencePieceTokenizer, Tokenizer, WordPieceTokenizer, load_tokenizer
 

@@ -22,15 +22,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from kit import Kit
 
 from glimmer import GlimmerError
-from glimmer.pipelines.compact import compact
-from glimmer.pipelines.repair import repair
-from glimmer.pipelines.vacuum import vacuum
+from glimmer.pipelines.maintenance.compact import compact
+from glimmer.pipelines.maintenance.repair import repair
+from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.catalog_files import passage_rows, read_catalog_file
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory, commit, rollback
 from glimmer.storage.passage import SHARD_ROWS
-from glimmer.storage.segment import SegmentWriter
+from glimmer.storage.segment_writer import SegmentWriter
 from glimmer.storage.verify import verify
 
 KIT = Kit()

@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 
 from glimmer import ConflictError, DamageError, GlimmerError, StorageError
-from glimmer.pipelines.compact import compact
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.encoding.job import segment_id
-from glimmer.pipelines.repair import repair
-from glimmer.pipelines.vacuum import vacuum
+from glimmer.pipelines.encoding.encoding_job import segment_id
+from glimmer.pipelines.maintenance.compact import compact
+from glimmer.pipelines.maintenance.repair import repair
+from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage import manifest as manifest_module
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.catalog_files import passage_rows, read_catalog_file
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory, commit, rollback
-from glimmer.storage.segment import SegmentWriter
+from glimmer.storage.segment_writer import SegmentWriter
 from glimmer.storage.verify import verify
 
 pytestmark = pytest.mark.slow

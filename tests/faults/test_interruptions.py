@@ -26,7 +26,7 @@ import pytest
 from click.testing import CliRunner
 
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.cli.group import glimmer
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 # A test run in the background of a script ignores SIGINT, and what it starts would inherit that.
 DEFAULT_SIGNALS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-ENTRY = [sys.executable, "-c", f"{DEFAULT_SIGNALS}from glimmer.pipelines.program import main; main()"]
+ENTRY = [sys.executable, "-c", f"{DEFAULT_SIGNALS}from glimmer.pipelines.cli.program import main; main()"]
 LINE = "glimmer: interrupted; run the same command again to resume\n"
 INTERRUPTED = "one line, status 130"
 EACH = int(os.environ.get("GLIMMER_INTERRUPTIONS", "21"))

@@ -28,19 +28,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glimmer import DamageError, GlimmerError, ModelError, UsageError
-from glimmer.encoders.checkpoints import import_checkpoint
+from glimmer.encoders.importers import import_checkpoint
 from glimmer.encoders.models import load_model
 from glimmer.encoders.torch_archive import read_torch
-from glimmer.pipelines.sources import read_articles
-from glimmer.pipelines.vacuum import vacuum
-from glimmer.reader.queries import open_queries
+from glimmer.pipelines.corpus import read_articles
+from glimmer.pipelines.maintenance.vacuum import vacuum
+from glimmer.reader.formats.queries import open_queries
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.identity import Identity
-from glimmer.storage.layout import segment_directory
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.manifest import CHECKSUM_KEY, MANIFEST_KEY
 from glimmer.storage.memory import Memory
-from glimmer.storage.segment import SegmentWriter
+from glimmer.storage.segment_layout import segment_directory
+from glimmer.storage.segment_writer import SegmentWriter
 from glimmer.storage.verify import verify
 
 EXAMPLES = int(os.environ.get("GLIMMER_FUZZ", "0"))

@@ -13,14 +13,14 @@ import pytest
 
 from glimmer import MismatchError
 from glimmer.pipelines.answer import AnswerResult, answer
-from glimmer.pipelines.answering import stages
-from glimmer.pipelines.answering.clock import STAGES
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine
-from glimmer.pipelines.index import open_index
-from glimmer.reader.candidates import CandidateFinder
-from glimmer.reader.kilt import read_guess
-from glimmer.reader.queries import open_queries
+from glimmer.reader.formats.kilt import read_guess
+from glimmer.reader.formats.queries import open_queries
+from glimmer.reader.serving import device_stages as stages
+from glimmer.reader.serving.candidates import CandidateFinder
+from glimmer.reader.serving.clock import STAGES
+from glimmer.reader.serving.retrieval_index import open_index
 from glimmer.storage.memory import Memory
 
 QUESTIONS = 14

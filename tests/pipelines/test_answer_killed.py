@@ -22,7 +22,7 @@ KILLS = 6
 
 
 def command(home: Path, output: Path) -> list[str]:
-    entry = [sys.executable, "-c", "from glimmer.pipelines.program import main; main()", "answer"]
+    entry = [sys.executable, "-c", "from glimmer.pipelines.cli.program import main; main()", "answer"]
     paths = ["--memory", str(home / "memory"), "--model", str(home / "model"), "--output", str(output)]
     sizes = ["--candidates", "12", "--select", "4", "--batch-size", "4", "--max-answer-tokens", "8"]
     return [*entry, str(home / "questions.jsonl"), *paths, *sizes]

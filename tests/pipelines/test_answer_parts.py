@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.answering.batches import Shapes
-from glimmer.pipelines.answering.clock import STAGES, Clock
-from glimmer.pipelines.answering.shards import query_ranges
+from glimmer.pipelines.answering.range_graph import query_ranges
 from glimmer.pipelines.answering.tally import shown_numbers
-from glimmer.pipelines.prefetch import prefetched
+from glimmer.reader.serving.clock import STAGES, Clock
+from glimmer.reader.serving.prefetch import prefetched
+from glimmer.reader.serving.question_batches import Shapes
 
 
 def test_items_come_in_order_and_only_so_many_ahead() -> None:

@@ -15,14 +15,14 @@ from click.testing import CliRunner
 from glimmer import InputError, MismatchError, ModelError
 from glimmer.encoders.models import load_model
 from glimmer.pipelines.answer import AnswerResult, answer
-from glimmer.pipelines.answering.questions import QuestionReader
-from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine
-from glimmer.pipelines.progress import Quiet
-from glimmer.reader.evaluation import evaluate
-from glimmer.reader.kilt import read_guess
-from glimmer.reader.queries import Query
+from glimmer.progress import Quiet
+from glimmer.reader.formats.evaluation import evaluate
+from glimmer.reader.formats.kilt import read_guess
+from glimmer.reader.formats.queries import Query
+from glimmer.reader.serving.question_reader import QuestionReader
 from glimmer.storage.memory import Memory
 
 SMALL = {"candidates": 6, "select": 2, "batch_size": 4, "max_answer_tokens": 3}

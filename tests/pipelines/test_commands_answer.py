@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
 
 COMMANDS = ("index", "search", "answer", "evaluate", "estimate", "convert")
@@ -122,7 +122,7 @@ def test_convert_makes_a_model_directory(shared_data: Path, tmp_path: Path) -> N
 def test_an_error_is_one_line_and_a_status(world: Path, tmp_path: Path) -> None:
     """Through the real entry point."""
     (tmp_path / "q.jsonl").write_text('{"id": "a", "input": "kalo"}\n{"id": "a", "input": "kalo"}\n')
-    command = [sys.executable, "-c", "from glimmer.pipelines.program import main; main()", "answer"]
+    command = [sys.executable, "-c", "from glimmer.pipelines.cli.program import main; main()", "answer"]
     command += [str(tmp_path / "q.jsonl"), "--memory", str(world / "memory"), "--model", str(world / "model")]
     result = subprocess.run([*command, "--output", str(tmp_path / "o")], capture_output=True, text=True, check=False)
     assert result.returncode == 1

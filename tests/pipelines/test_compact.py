@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from glimmer import ConflictError, DamageError, UsageError
-from glimmer.pipelines.compact import compact
-from glimmer.pipelines.encoding.job import segment_id
-from glimmer.pipelines.vacuum import vacuum
+from glimmer.pipelines.encoding.encoding_job import segment_id
+from glimmer.pipelines.maintenance.compact import compact
+from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage.catalog_files import passage_rows, read_catalog_file
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory, commit
@@ -112,7 +112,7 @@ def test_damage_is_never_copied(sparse: Path) -> None:
 def test_a_commit_in_between_is_a_conflict_that_leaves_nothing(
     sparse: Path, kit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from glimmer.pipelines import compact as module
+    from glimmer.pipelines.maintenance import compact as module
 
     class Racing(module._Moves):
         def __init__(self, base: Memory, names: list[str]) -> None:

@@ -13,10 +13,10 @@ from glimmer.encoders.models import load_model
 from glimmer.pipelines.answer import answer
 from glimmer.pipelines.convert import convert
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.index import open_index
 from glimmer.pipelines.train import train
 from glimmer.reader.config import ReaderConfig, RerankerConfig
-from glimmer.reader.training.config import DataConfig, OptimiserConfig, TaskConfig, TrainConfig
+from glimmer.reader.serving.retrieval_index import open_index
+from glimmer.reader.training.settings import DataConfig, OptimiserConfig, TaskConfig, TrainConfig
 from glimmer.storage.memory import Memory
 
 

@@ -19,7 +19,7 @@ import pytest
 import zstandard
 
 from glimmer import InputError, UsageError
-from glimmer.pipelines.sources import Article, Corpus, Rejection
+from glimmer.pipelines.corpus import Article, Corpus, Rejection
 
 HARBOUR = "The Harbour of Velm is a port in northern Ostland. It was opened in 1871."
 CALDER = "Ruth Calder was an engineer from Ostland. She designed the Harbour of Velm."

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from glimmer import InputError, UsageError
-from glimmer.pipelines.cli import glimmer
-from glimmer.pipelines.sources import FORMATS, Article, Corpus, read_articles
-from glimmer.pipelines.sources.fields import FieldNames, parse_fields
+from glimmer.pipelines.cli.group import glimmer
+from glimmer.pipelines.corpus import FORMATS, Article, Corpus, read_articles
+from glimmer.pipelines.corpus.fields import FieldNames, parse_fields
 
 
 def lines(path: Path, *records: dict[str, Any]) -> Path:

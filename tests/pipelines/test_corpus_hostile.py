@@ -17,7 +17,7 @@ import pytest
 import zstandard
 
 from glimmer import GlimmerError, InputError
-from glimmer.pipelines.sources import Rejection, read_articles
+from glimmer.pipelines.corpus import Rejection, read_articles
 from glimmer.storage.inputs import decompressed_blocks
 
 ROWS = pa.table({"id": [f"a{i}" for i in range(60)], "title": ["T"] * 60, "text": [f"Text {i}." for i in range(60)]})

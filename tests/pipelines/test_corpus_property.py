@@ -21,7 +21,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from glimmer.pipelines.sources import Article, read_articles
+from glimmer.pipelines.corpus import Article, read_articles
 
 
 @dataclass

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from glimmer.pipelines.encoding.plan import plan
-from glimmer.pipelines.sources import Rejection, read_articles
-from glimmer.pipelines.sources.salvage import salvaged_id
+from glimmer.pipelines.corpus import Rejection, read_articles
+from glimmer.pipelines.corpus.plan import plan
+from glimmer.pipelines.corpus.salvage import salvaged_id
 
 GOOD = b'{"id": "1", "title": "T", "text": "Fine."}\n'
 

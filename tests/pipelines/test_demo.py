@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from glimmer import UsageError
-from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.demo import QUESTIONS
 from glimmer.pipelines.demo_data import lead_sections_file, missing_packages
-from glimmer.reader.metrics import normalize_answer
-from glimmer.reader.queries import open_queries
+from glimmer.reader.formats.metrics import normalize_answer
+from glimmer.reader.formats.queries import open_queries
 
 
 @pytest.fixture(scope="module")

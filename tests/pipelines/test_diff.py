@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from glimmer import UsageError
-from glimmer.pipelines.cli import glimmer
-from glimmer.pipelines.diff import ArticleDiff, diff
+from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
+from glimmer.pipelines.maintenance.diff import ArticleDiff, diff
+from glimmer.pipelines.maintenance.rollback import rollback
 from glimmer.pipelines.refresh import refresh
-from glimmer.pipelines.rollback import rollback
 from glimmer.storage.memory import Memory
 
 FIRST = {f"a{number}": [f"Article {number} says this.", "And that."] for number in range(20)}

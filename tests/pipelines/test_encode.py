@@ -21,9 +21,9 @@ import zarr
 from glimmer import ConflictError, InputError, MismatchError, UsageError
 from glimmer.encoders.memory_encoder import MemoryEncoder
 from glimmer.encoders.models import load_model
+from glimmer.pipelines.capacity.dry_run import dry_run
+from glimmer.pipelines.corpus.passages import readable, reassemble
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.encoding.dry_run import dry_run
-from glimmer.pipelines.encoding.passages import readable, reassemble
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory
 from glimmer.storage.passage import Passage
@@ -58,7 +58,7 @@ def corpus_of(tiny_corpus: Callable[..., Path], tmp_path_factory: pytest.TempPat
 
 def glimmer(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     """Runs the command as a user does, in a process of its own."""
-    code = "from glimmer.pipelines.program import main; main()"
+    code = "from glimmer.pipelines.cli.program import main; main()"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
@@ -177,7 +177,7 @@ def whole(model: Path, corpus_of: CorpusMaker, tmp_path_factory: pytest.TempPath
 
 def killed(command: Sequence[object], when: Callable[[], bool]) -> bool:
     """Starts `glimmer` and sends it SIGKILL as soon as `when` holds; False if it had ended by then."""
-    code = "from glimmer.pipelines.program import main; main()"
+    code = "from glimmer.pipelines.cli.program import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -338,7 +338,7 @@ def _mounted(tmp_path: Path, mount: str, arguments: Sequence[object]) -> subproc
         allowed = False
     if not allowed:
         pytest.skip("user namespaces with mounts are not allowed here")
-    script = f'{mount} && exec "$0" -c "from glimmer.pipelines.program import main; main()" "$@"'
+    script = f'{mount} && exec "$0" -c "from glimmer.pipelines.cli.program import main; main()" "$@"'
     command = [*probe, "sh", "-c", script, sys.executable, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -13,9 +13,9 @@ import pytest
 from flax import nnx
 
 from glimmer import ModelError, UsageError
-from glimmer.encoders.config import ModelConfig, TokenizerSpec
+from glimmer.encoders.model_config import ModelConfig, TokenizerSpec
 from glimmer.encoders.t5 import T5Encoder
-from glimmer.pipelines.costs import (
+from glimmer.pipelines.capacity.costs import (
     cross_memory_cost,
     decoder_step_cost,
     encoder_layer_cost,
@@ -23,7 +23,7 @@ from glimmer.pipelines.costs import (
     memory_passage_cost,
     stage_costs,
 )
-from glimmer.pipelines.estimate import (
+from glimmer.pipelines.capacity.estimate import (
     T5_SIZES,
     Estimate,
     estimate,

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from glimmer import UsageError
-from glimmer.pipelines.cli import glimmer
-from glimmer.pipelines.compact import compact
-from glimmer.pipelines.history import history
-from glimmer.pipelines.rollback import rollback
-from glimmer.pipelines.vacuum import vacuum
+from glimmer.pipelines.cli.group import glimmer
+from glimmer.pipelines.maintenance.compact import compact
+from glimmer.pipelines.maintenance.history import history
+from glimmer.pipelines.maintenance.rollback import rollback
+from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.catalog_files import passage_rows
 from glimmer.storage.memory import Memory, commit

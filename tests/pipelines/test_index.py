@@ -12,9 +12,9 @@ import pytest
 
 from glimmer import UsageError
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.index import open_index
-from glimmer.pipelines.progress import Quiet
-from glimmer.reader.retrieval import MANIFEST, Bm25Index
+from glimmer.progress import Quiet
+from glimmer.reader.serving.retrieval import MANIFEST, Bm25Index
+from glimmer.reader.serving.retrieval_index import open_index
 from glimmer.storage.memory import Memory
 from glimmer.storage.sealed import seal
 from glimmer.storage.verify import verify

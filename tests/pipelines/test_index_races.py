@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from glimmer.pipelines.index import index_manifest, open_index
-from glimmer.reader.retrieval import Bm25Index, build_index
+from glimmer.reader.serving.retrieval import Bm25Index, build_index
+from glimmer.reader.serving.retrieval_index import index_manifest, open_index
 from glimmer.storage.memory import Memory
 
 QUESTION = "passage 7 façade"
 SCRIPT = """
 import json, random, shutil, sys
-from glimmer.pipelines.index import DIRECTORY, open_index
+from glimmer.reader.serving.retrieval_index import DIRECTORY, open_index
 from glimmer.storage.memory import Memory
 
 memory, role, rounds, seed = Memory.open(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from glimmer import StorageError
-from glimmer.pipelines.cli import run
+from glimmer.pipelines.cli.group import run
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.index import open_index
-from glimmer.pipelines.repair import repair
+from glimmer.pipelines.maintenance.repair import repair
+from glimmer.reader.serving.retrieval_index import open_index
 from glimmer.storage.memory import Memory
 
 

@@ -13,14 +13,14 @@ from click.testing import CliRunner
 
 from glimmer import GlimmerError
 from glimmer.pipelines.answer import answer
-from glimmer.pipelines.cli import glimmer
-from glimmer.pipelines.compact import compact
+from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.index import index_manifest, open_index
-from glimmer.pipelines.progress import Quiet
-from glimmer.pipelines.repair import repair
-from glimmer.pipelines.rollback import rollback
-from glimmer.reader.retrieval import Bm25Index
+from glimmer.pipelines.maintenance.compact import compact
+from glimmer.pipelines.maintenance.repair import repair
+from glimmer.pipelines.maintenance.rollback import rollback
+from glimmer.progress import Quiet
+from glimmer.reader.serving.retrieval import Bm25Index
+from glimmer.reader.serving.retrieval_index import index_manifest, open_index
 from glimmer.storage.catalog_files import read_catalog_file
 from glimmer.storage.memory import Memory, commit
 

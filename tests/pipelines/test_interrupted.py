@@ -14,7 +14,7 @@ import pytest
 
 # A test run in the background of a script ignores SIGINT, and what it starts would inherit that.
 DEFAULT_SIGNALS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-ENTRY = [sys.executable, "-c", f"{DEFAULT_SIGNALS}from glimmer.pipelines.program import main; main()"]
+ENTRY = [sys.executable, "-c", f"{DEFAULT_SIGNALS}from glimmer.pipelines.cli.program import main; main()"]
 LINE = "glimmer: interrupted; run the same command again to resume\n"
 ENDING_TIME_S = 1.5  # from the signal to the end, on a busy machine
 
@@ -81,7 +81,7 @@ def test_termination_is_the_same_with_its_own_status(world: Path, tmp_path: Path
 def test_a_signal_that_the_parent_ignores_stays_ignored(world: Path, tmp_path: Path) -> None:
     """As under nohup, or for the background jobs of a script."""
     command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *ENTRY[:2]]
-    command += ["from glimmer.pipelines.program import main; main()", "inspect", str(tmp_path / "none")]
+    command += ["from glimmer.pipelines.cli.program import main; main()", "inspect", str(tmp_path / "none")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     time.sleep(0.2)
     errors, _ = interrupted(process)

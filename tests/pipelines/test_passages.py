@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimmer.pipelines.encoding.passages import (
+from glimmer.pipelines.corpus import Article, read_articles
+from glimmer.pipelines.corpus.passages import (
     PassageDraft,
     count_words,
     cut_article,
@@ -21,7 +22,6 @@ from glimmer.pipelines.encoding.passages import (
     reassemble,
     split_draft,
 )
-from glimmer.pipelines.sources import Article, read_articles
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

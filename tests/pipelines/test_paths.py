@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.cli.group import glimmer
 
 # name -> how the memory is spelled from the directory `work` (HERE: its absolute path)
 PLACES = {

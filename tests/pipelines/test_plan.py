@@ -18,11 +18,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from glimmer import InputError, UsageError
-from glimmer.pipelines.encoding.passages import passage_id, readable, reassemble
-from glimmer.pipelines.encoding.plan import PlanProgress, PlanSummary, Tokens, plan
-from glimmer.pipelines.sources import Article, read_articles
+from glimmer.pipelines.corpus import Article, read_articles
+from glimmer.pipelines.corpus.passages import passage_id, readable, reassemble
+from glimmer.pipelines.corpus.plan import PlanProgress, PlanSummary, Tokens, plan
 from glimmer.storage.passage import Passage, content_hash
-from glimmer.storage.writer import SegmentWriter
+from glimmer.storage.segment_writer import SegmentWriter
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -266,8 +266,8 @@ def test_windows_of_the_real_tokenizer_are_kept(shared_data: Path, minilm: Any) 
 PEAK = """
 import itertools, json, resource, sys
 from pathlib import Path
-from glimmer.pipelines.encoding.plan import plan
-from glimmer.storage.writer import SegmentWriter
+from glimmer.pipelines.corpus.plan import plan
+from glimmer.storage.segment_writer import SegmentWriter
 sys.path.insert(0, str(Path({tests!r})))
 from test_plan import by_words
 plan(sources=[{source!r}], tokenise=by_words, window=256, writer=SegmentWriter({memory!r}, "segment"))

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from glimmer import MismatchError, UsageError
-from glimmer.pipelines.compact import compact
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.index import open_index
+from glimmer.pipelines.maintenance.compact import compact
+from glimmer.pipelines.maintenance.repair import repair
 from glimmer.pipelines.refresh import refresh
-from glimmer.pipelines.repair import repair
+from glimmer.reader.serving.retrieval_index import open_index
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.healing import Scratch, unflipped
 from glimmer.storage.memory import Memory
@@ -252,7 +252,7 @@ def test_what_cannot_be_made_again_says_restore_from_a_copy(memory: Path) -> Non
 
 def test_the_command_says_what_it_did_and_its_status_tells(memory: Path) -> None:
     def run() -> subprocess.CompletedProcess[str]:
-        code = "from glimmer.pipelines.program import main; main()"
+        code = "from glimmer.pipelines.cli.program import main; main()"
         command = [sys.executable, "-c", code, "repair", str(memory)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 

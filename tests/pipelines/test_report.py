@@ -17,7 +17,7 @@ from glimmer.pipelines.answering.report import (
     highlight,
     render_report,
 )
-from glimmer.reader.evaluation import Evaluation, TaskScores
+from glimmer.reader.formats.evaluation import Evaluation, TaskScores
 
 ATTACK = "\"><script>alert(1)</script><img src=x onerror=alert(2)>' onmouseover='x\ud800\x00"
 

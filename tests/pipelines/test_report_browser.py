@@ -13,7 +13,7 @@ import pytest
 
 from glimmer.pipelines.answering.charts import ScoreSample
 from glimmer.pipelines.answering.report import ReportData, ReportPassage, ReportQuery, render_report
-from glimmer.reader.evaluation import Evaluation
+from glimmer.reader.formats.evaluation import Evaluation
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium found; install chromium to lay the report out")

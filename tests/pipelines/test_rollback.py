@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from glimmer import DamageError, UsageError
-from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
+from glimmer.pipelines.maintenance.rollback import rollback
 from glimmer.pipelines.refresh import refresh
-from glimmer.pipelines.rollback import rollback
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 

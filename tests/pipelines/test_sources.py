@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from glimmer import InputError, UsageError
-from glimmer.pipelines.sources import Article, Rejection, read_articles, source_identity
-from glimmer.pipelines.sources.idset import IdSet
+from glimmer.pipelines.corpus import Article, Rejection, read_articles, source_identity
+from glimmer.pipelines.corpus.idset import IdSet
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PAGES = [("12", "Anarchism", "First paragraph.\n\nSecond one."), ("39", "Albedo", "Whiteness."), ("7", "", "Untitled.")]

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from glimmer import InputError, StorageError
-from glimmer.pipelines.sources import Article, lines, read_articles
-from glimmer.pipelines.sources.rejects import Rejection, RejectLog, snippet
+from glimmer.pipelines.corpus import Article, lines, read_articles
+from glimmer.pipelines.corpus.rejects import Rejection, RejectLog, snippet
 
 GOOD = b'{"id": "1", "title": "T", "text": "Fine."}\n'
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from glimmer.pipelines.costs import StageCosts, stage_costs
-from glimmer.pipelines.estimate import t5_config
+from glimmer.pipelines.capacity.costs import StageCosts, stage_costs
+from glimmer.pipelines.capacity.estimate import t5_config
 from glimmer.reader.config import ReaderConfig
 from glimmer.reader.fusion import Fused
 from glimmer.reader.generation import GenerationConfig

@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 from glimmer import StorageError, UsageError
-from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.cli.group import glimmer
 from glimmer.storage.outputs import check_output, writing
 
-ENTRY = [sys.executable, "-c", "from glimmer.pipelines.program import main; main()"]
+ENTRY = [sys.executable, "-c", "from glimmer.pipelines.cli.program import main; main()"]
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from glimmer import UsageError
-from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.tasks import make_tasks
-from glimmer.reader.queries import open_queries
+from glimmer.reader.formats.queries import open_queries
 from glimmer.reader.training.examples import gold_positions
 from glimmer.storage.memory import Memory
 

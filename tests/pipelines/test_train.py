@@ -21,22 +21,13 @@ from click.testing import CliRunner
 from glimmer import MismatchError, UsageError
 from glimmer.encoders.models import load_model
 from glimmer.pipelines.answer import answer
-from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.index import open_index
 from glimmer.pipelines.train import _start, train
-from glimmer.reader.candidates import CandidateFinder
 from glimmer.reader.config import RerankerConfig
-from glimmer.reader.queries import open_queries
-from glimmer.reader.training.config import (
-    CheckpointConfig,
-    DataConfig,
-    EvaluationConfig,
-    FreshDecoder,
-    OptimiserConfig,
-    TaskConfig,
-    TrainConfig,
-)
+from glimmer.reader.formats.queries import open_queries
+from glimmer.reader.serving.candidates import CandidateFinder
+from glimmer.reader.serving.retrieval_index import open_index
 from glimmer.reader.training.examples import (
     Example,
     ExampleSettings,
@@ -46,6 +37,15 @@ from glimmer.reader.training.examples import (
     load_examples,
 )
 from glimmer.reader.training.log import read_log
+from glimmer.reader.training.settings import (
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    FreshDecoder,
+    OptimiserConfig,
+    TaskConfig,
+    TrainConfig,
+)
 from glimmer.storage.memory import Memory
 
 STEPS = 6
@@ -156,7 +156,7 @@ def test_a_run_killed_without_warning_goes_on_as_if_it_had_not_been(whole: Train
     toml = world / "killed.toml"
     toml.write_text(as_toml(config), encoding="utf-8")
     assert TrainConfig.from_toml(toml) == config
-    code = "from glimmer.pipelines.program import main; main()"
+    code = "from glimmer.pipelines.cli.program import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, "train", "--config", str(toml)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     try:

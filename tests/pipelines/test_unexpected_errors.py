@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from glimmer.pipelines.cli import run
-from glimmer.pipelines.encoding import shards
+from glimmer.pipelines.cli.group import run
+from glimmer.pipelines.encoding import shard_graph as shards
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_wrong_command_line_is_one_line_and_names_the_help(capfd: pytest.Captu
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_behind_standard_output_is_one_line() -> None:
-    code = "from glimmer.pipelines.program import main; main()"
+    code = "from glimmer.pipelines.cli.program import main; main()"
     with open("/dev/full", "w") as full:
         ended = subprocess.run([sys.executable, "-c", code, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 1
@@ -74,7 +74,7 @@ def test_without_arguments_the_help_is_shown_as_it_is_laid_out(capfd: pytest.Cap
 
 
 def test_a_reader_that_has_enough_ends_the_command_without_a_word() -> None:
-    code = "from glimmer.pipelines.program import main; main()"
+    code = "from glimmer.pipelines.cli.program import main; main()"
     reading, writing = os.pipe()
     os.close(reading)
     ended = subprocess.run([sys.executable, "-c", code, "--help"], stdout=writing, stderr=subprocess.PIPE, text=True)

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from glimmer import ConflictError, DamageError, UsageError
-from glimmer.pipelines import vacuum as module
-from glimmer.pipelines.encoding.job import segment_id
-from glimmer.pipelines.vacuum import vacuum
+from glimmer.pipelines.encoding.encoding_job import segment_id
+from glimmer.pipelines.maintenance import vacuum as module
+from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage import removal
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.files import REMOVED_PREFIX
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory, rollback
 from glimmer.storage.removal import remove_tree
-from glimmer.storage.segment import SegmentWriter
+from glimmer.storage.segment_writer import SegmentWriter
 from glimmer.storage.verify import verify
 
 DAY = datetime.timedelta(days=1)

@@ -11,8 +11,8 @@ import tantivy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimmer.reader.analysis import LANGUAGES, characters_and_pairs, one_form, question_pairs, word_analyzer
-from glimmer.reader.retrieval import Bm25Index, build_index
+from glimmer.reader.serving.analysis import LANGUAGES, characters_and_pairs, one_form, question_pairs, word_analyzer
+from glimmer.reader.serving.retrieval import Bm25Index, build_index
 
 OF = {"memory": "abc", "version": 1}
 TEXTS = {

@@ -11,9 +11,9 @@ import pytest
 
 from glimmer import InputError
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.index import open_index
-from glimmer.reader.candidates import Brought, CandidateFinder
-from glimmer.reader.queries import QueryFile, open_queries
+from glimmer.reader.formats.queries import QueryFile, open_queries
+from glimmer.reader.serving.candidates import Brought, CandidateFinder
+from glimmer.reader.serving.retrieval_index import open_index
 from glimmer.storage.memory import Memory
 from glimmer.storage.passage import Passage
 

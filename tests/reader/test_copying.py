@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from glimmer import ModelError
-from glimmer.encoders.config import EncoderConfig
+from glimmer.encoders.model_config import EncoderConfig
 from glimmer.reader.config import DecoderConfig, ReaderConfig
 from glimmer.reader.copying import NOT_A_WORD, CopyHead, Shares, mixed, mixed_log_likelihood
 from glimmer.reader.decoder import Decoder

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from glimmer import InputError, UsageError
-from glimmer.reader.evaluation import evaluate, task_of_file
+from glimmer.reader.formats.evaluation import evaluate, task_of_file
 
 
 def write(path: Path, *records: dict[str, object]) -> Path:

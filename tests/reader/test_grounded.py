@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from glimmer import MismatchError
-from glimmer.encoders.config import EncoderConfig
+from glimmer.encoders.model_config import EncoderConfig
 from glimmer.encoders.tokenizers import WordParts
 from glimmer.reader.config import DecoderConfig, ReaderConfig
 from glimmer.reader.decoder import Decoder

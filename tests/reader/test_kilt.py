@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from glimmer import InputError
-from glimmer.reader import kilt
+from glimmer.reader.formats import kilt
 
 
 def write(path: Path, *lines: object) -> Path:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge import Rouge
 
-from glimmer.reader import metrics
-from glimmer.reader.kilt import Output, Provenance
+from glimmer.reader.formats import metrics
+from glimmer.reader.formats.kilt import Output, Provenance
 
 
 def evidence(*page_ids: str | None, title: str | None = None) -> Output:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from glimmer import ModelError
-from glimmer.encoders.config import EncoderConfig, ModelConfig, TokenizerSpec
+from glimmer.encoders.model_config import EncoderConfig, ModelConfig, TokenizerSpec
 from glimmer.reader.config import DecoderConfig, ReaderConfig, RerankerConfig
 from glimmer.reader.fusion import Fused
 from glimmer.reader.generation import GenerationConfig

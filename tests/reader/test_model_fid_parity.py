@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glimmer.encoders.config import EncoderConfig
+from glimmer.encoders.model_config import EncoderConfig
 from glimmer.reader.config import DecoderConfig, ReaderConfig
 from glimmer.reader.fusion import Fused
 from glimmer.reader.generation import GenerationConfig

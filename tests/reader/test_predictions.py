@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from glimmer import ConflictError, InputError, MismatchError, StorageError
-from glimmer.reader.kilt import Provenance, read_guess
-from glimmer.reader.predictions import PredictionWriter
+from glimmer.reader.formats.kilt import Provenance, read_guess
+from glimmer.reader.formats.predictions import PredictionWriter
 
 IDS = [f"q{n}" for n in range(10)]
 PAGE = [Provenance(wikipedia_id="1", title="One", score=2.5)]
@@ -57,7 +57,8 @@ def test_blocks_of_zeros_after_a_crash_are_dropped(tmp_path: Path) -> None:
 def test_a_line_is_there_as_soon_as_it_is_written_even_if_the_job_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     program = (
-        "import os, signal, sys; from pathlib import Path; from glimmer.reader.predictions import PredictionWriter\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from glimmer.reader.formats.predictions import PredictionWriter\n"
         "writer = PredictionWriter(Path(sys.argv[1]), iter([]))\n"
         "for n in range(5): writer.write(id=f'q{n}', answer='x', provenance=[])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

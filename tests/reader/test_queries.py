@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimmer import InputError, StorageError, UsageError
-from glimmer.reader import query_json
-from glimmer.reader.queries import MARK_EVERY, MAX_QUESTION_WORDS, Candidate, Query, open_queries
+from glimmer.reader.formats import query_json
+from glimmer.reader.formats.queries import MARK_EVERY, MAX_QUESTION_WORDS, Candidate, Query, open_queries
 
 
 def save(path: Path, content: str | bytes) -> Path:

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimmer import InputError, UsageError
-from glimmer.reader.kilt import gold_answers
-from glimmer.reader.queries import QueryFile, open_queries
-from glimmer.reader.query_fields import literal_answers, parse_field_options
+from glimmer.reader.formats.kilt import gold_answers
+from glimmer.reader.formats.queries import QueryFile, open_queries
+from glimmer.reader.formats.query_fields import literal_answers, parse_field_options
 
 WHO, WHEN = "who built the harbour?", 'when, "roughly", was the bridge finished?'
 

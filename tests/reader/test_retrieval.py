@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimmer import DamageError, MismatchError, StorageError, UsageError
-from glimmer.reader.retrieval import MANIFEST, Bm25Index, build_index, share_index
+from glimmer.reader.serving.retrieval import MANIFEST, Bm25Index, build_index, share_index
 from glimmer.storage.sealed import _known
 
 OF = {"memory": "abc", "version": 3}

@@ -12,10 +12,10 @@ import pytest
 from glimmer import DamageError, MismatchError, UsageError
 from glimmer.reader.training.batches import _drawn
 from glimmer.reader.training.checkpoints import Checkpoints, load_weights, save_weights
-from glimmer.reader.training.config import TrainConfig
 from glimmer.reader.training.log import COLUMNS, Scores, TrainLog, plot_log, read_log
 from glimmer.reader.training.mixture import CYCLE, Mixture
 from glimmer.reader.training.optimiser import OptimiserName, make_optimiser, make_schedule
+from glimmer.reader.training.settings import TrainConfig
 from glimmer.reader.training.step import TrainState
 from glimmer.reader.training.trainer import Course
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from glimmer import GlimmerError, ModelError, UsageError
-from glimmer.encoders.config import read_json, read_model_config
+from glimmer.encoders.model_config import read_json, read_model_config
 from glimmer.encoders.model_directory import save_model
 from glimmer.encoders.models import load_model
 from glimmer.encoders.weights import in_memory, read_safetensors, write_safetensors
@@ -22,7 +22,7 @@ from glimmer.pipelines.encode import encode
 from glimmer.pipelines.train import train
 from glimmer.reader.config import ReaderConfig
 from glimmer.reader.training.checkpoints import save_weights
-from glimmer.reader.training.config import (
+from glimmer.reader.training.settings import (
     DataConfig,
     LossSettings,
     OptimiserConfig,

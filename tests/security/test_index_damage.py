@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from glimmer import DamageError
-from glimmer.pipelines.cli import run
-from glimmer.pipelines.index import index_manifest, open_index
-from glimmer.pipelines.progress import Quiet
-from glimmer.pipelines.repair import repair
-from glimmer.reader.retrieval import MANIFEST, Bm25Index
+from glimmer.pipelines.cli.group import run
+from glimmer.pipelines.maintenance.repair import repair
+from glimmer.progress import Quiet
+from glimmer.reader.serving.retrieval import MANIFEST, Bm25Index
+from glimmer.reader.serving.retrieval_index import index_manifest, open_index
 from glimmer.storage.memory import Memory
 from glimmer.storage.sealed import read_seal, seal
 from glimmer.storage.verify import verify

@@ -26,9 +26,9 @@ from glimmer.storage.ledger import Ledger
 from glimmer.storage.manifest import CatalogFile
 from glimmer.storage.memory import Memory
 from glimmer.storage.passage import PASSAGE_SCHEMA
-from glimmer.storage.text import TextShard
+from glimmer.storage.segment_writer import DIGEST_SCHEMA, read_digests
+from glimmer.storage.text_shards import TextShard
 from glimmer.storage.verify import verify
-from glimmer.storage.writer import DIGEST_SCHEMA, read_digests
 
 pytestmark = pytest.mark.timeout(120)
 

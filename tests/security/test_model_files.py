@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from glimmer import GlimmerError, ModelError
-from glimmer.encoders.checkpoints import import_checkpoint
+from glimmer.encoders.importers import import_checkpoint
 from glimmer.encoders.models import load_model
 from glimmer.encoders.t5x_checkpoint import read_t5x
 from glimmer.encoders.tokenizer_json import check_tokenizer_json

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glimmer.pipelines.answering.report import _escape
-from glimmer.pipelines.cli import glimmer, run
+from glimmer.pipelines.cli.group import glimmer, run
 from glimmer.storage.printable import printable, printable_json, printable_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def test_search_prints_no_escape_of_a_title_or_text(memory: Path, arguments: tup
 
 
 def test_what_is_exported_to_a_terminal_is_shown_safely_and_to_a_pipe_as_it_is(memory: Path) -> None:
-    code = "from glimmer.pipelines.program import main; main()"
+    code = "from glimmer.pipelines.cli.program import main; main()"
     command = [sys.executable, "-c", code, "export", str(memory), "--output", "-"]
     ours, theirs = pty.openpty()
     with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL) as process:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from glimmer import DamageError
-from glimmer.pipelines.cli import run
-from glimmer.pipelines.encoding.job import segment_id
-from glimmer.pipelines.rollback import rollback
-from glimmer.pipelines.vacuum import vacuum
+from glimmer.pipelines.cli.group import run
+from glimmer.pipelines.encoding.encoding_job import segment_id
+from glimmer.pipelines.maintenance.rollback import rollback
+from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage import removal
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory

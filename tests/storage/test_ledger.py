@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from glimmer import ConflictError, DamageError, UsageError
-from glimmer.storage.layout import ShardRecord
 from glimmer.storage.ledger import Ledger, Progress
+from glimmer.storage.segment_layout import ShardRecord
 
 RECORD = ShardRecord(
     shard=3,

@@ -13,8 +13,8 @@ import pytest
 
 from glimmer import DamageError, MismatchError, UsageError
 from glimmer.storage.catalog_files import CATALOG_SCHEMA, passage_rows
-from glimmer.storage.inspect import inspect_memory
 from glimmer.storage.memory import Memory, commit
+from glimmer.storage.statistics import inspect_memory
 
 COUNT = 1150
 

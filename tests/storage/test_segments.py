@@ -16,8 +16,9 @@ import pytest
 import zarr
 
 from glimmer import ConflictError, DamageError, UsageError
-from glimmer.storage.layout import SegmentShape, codes_name, lengths_name
-from glimmer.storage.segment import RowDamageError, SealedSegment, SegmentReader, SegmentWriter
+from glimmer.storage.segment_layout import SegmentShape, codes_name, lengths_name
+from glimmer.storage.segment_reader import RowDamageError, SegmentReader
+from glimmer.storage.segment_writer import SealedSegment, SegmentWriter
 
 ROWS = 1100
 
@@ -165,7 +166,7 @@ sys.path.insert(0, {tests!r})
 import numpy as np
 from pathlib import Path
 from kit import Kit
-from glimmer.storage.segment import SegmentWriter
+from glimmer.storage.segment_writer import SegmentWriter
 kit, memory = Kit(window=64), Path(sys.argv[1])
 rows = [kit.passage(number) for number in range(1100)]
 writer = SegmentWriter(memory, "one")

@@ -42,7 +42,7 @@ from glimmer.storage.catalog import Catalog
 from glimmer.storage.catalog_files import passage_rows
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory, commit
-from glimmer.storage.segment import SegmentWriter
+from glimmer.storage.segment_writer import SegmentWriter
 kit, memory = Kit(window=64, width=60, code_bytes=64), Path(sys.argv[1])
 """
 
@@ -124,7 +124,7 @@ def test_a_read_only_memory_is_read_but_not_written(memory_path: Path, tmp_path:
     from glimmer.storage.catalog_files import passage_rows
     from glimmer.storage.ledger import Ledger
     from glimmer.storage.memory import Memory, commit
-    from glimmer.storage.segment import SegmentWriter
+    from glimmer.storage.segment_writer import SegmentWriter
     from glimmer.storage.verify import verify
     path = Path(sys.argv[1])
     memory = Memory.open(path)

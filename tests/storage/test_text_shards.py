@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from glimmer import DamageError, UsageError
 from glimmer.storage.passage import PASSAGE_SCHEMA, Passage, content_hash
-from glimmer.storage.text import TextShard, read_text_shard, write_text_shard
+from glimmer.storage.text_shards import TextShard, read_text_shard, write_text_shard
 
 int32s = st.integers(-(2**31), 2**31 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

@@ -13,11 +13,11 @@ from click.testing import CliRunner
 
 from glimmer import InputError, UsageError
 from glimmer.encoders.models import LoadedModel
-from glimmer.pipelines.cli import glimmer, run
+from glimmer.pipelines.cli.group import glimmer, run
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.progress import Quiet
 from glimmer.pipelines.refresh import RefreshResult, refresh, refresh_dry_run
-from glimmer.pipelines.refreshing import job as module
+from glimmer.pipelines.refreshing import refresh_job as module
+from glimmer.progress import Quiet
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 

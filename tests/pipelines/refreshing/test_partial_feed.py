@@ -13,11 +13,11 @@ from changing import payload, write
 from click.testing import CliRunner
 
 from glimmer import InputError, UsageError
-from glimmer.pipelines.cli import glimmer, run
+from glimmer.pipelines.cli.group import glimmer, run
+from glimmer.pipelines.corpus import Article, Corpus, Rejection
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.refresh import RefreshResult, refresh, refresh_dry_run
 from glimmer.pipelines.refreshing.feed import Feed
-from glimmer.pipelines.sources import Article, Corpus, Rejection
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 

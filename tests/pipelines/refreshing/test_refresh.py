@@ -14,15 +14,15 @@ from click.testing import CliRunner
 
 from glimmer import ConflictError, InputError, MismatchError, UsageError
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.cli import glimmer
+from glimmer.pipelines.cli.group import glimmer
+from glimmer.pipelines.corpus.plan import plan
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.encoding.plan import plan
-from glimmer.pipelines.index import DIRECTORY, open_index
-from glimmer.pipelines.progress import Quiet
+from glimmer.pipelines.maintenance.rollback import rollback
 from glimmer.pipelines.refresh import RefreshResult, refresh, refresh_dry_run
 from glimmer.pipelines.refreshing.changes import Comparison
-from glimmer.pipelines.refreshing.job import RefreshJob
-from glimmer.pipelines.rollback import rollback
+from glimmer.pipelines.refreshing.refresh_job import RefreshJob
+from glimmer.progress import Quiet
+from glimmer.reader.serving.retrieval_index import DIRECTORY, open_index
 from glimmer.storage.memory import Memory
 from glimmer.storage.passage import Passage
 from glimmer.storage.verify import verify

@@ -16,8 +16,8 @@ from changing import payload, texts, write
 
 from glimmer import DamageError
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.progress import Quiet
 from glimmer.pipelines.refresh import refresh
+from glimmer.progress import Quiet
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 
@@ -26,12 +26,12 @@ def run_and_die(memory: Path, source: Path, at: str) -> subprocess.CompletedProc
     """`glimmer refresh` in a process that ends without a word where `at` says."""
     code = f"""
         import os, sys
-        from glimmer.pipelines.refreshing import job
-        from glimmer.storage import index, ledger, catalog
+        from glimmer.pipelines.refreshing import refresh_job as job
+        from glimmer.storage import version_indexes as index, ledger, catalog
         die = lambda *args, **kwargs: os._exit(137)
         {at}
         sys.argv = ["glimmer", "refresh", {str(source)!r}, "--memory", {str(memory)!r}]
-        from glimmer.pipelines.program import main
+        from glimmer.pipelines.cli.program import main
         main()
     """
     return subprocess.run(
@@ -89,7 +89,7 @@ def test_killed_at_any_moment_a_refresh_ends_in_one_version_or_the_other(model: 
     corpus = texts(4000)
     encode(sources=[str(write(tmp_path / "first.jsonl", corpus))], memory=tmp_path / "m", model=str(model))
     dice, kills = random.Random(11), 0
-    command = [sys.executable, "-c", "from glimmer.pipelines.program import main; main()", "refresh"]
+    command = [sys.executable, "-c", "from glimmer.pipelines.cli.program import main; main()", "refresh"]
     lasts = 0.0
     for turn in range(5):
         for name in dice.sample(sorted(corpus), 1500):

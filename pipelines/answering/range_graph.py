@@ -1,0 +1,155 @@
+"""Answering as a Beam job: ranges of the query file in, one prediction file for each range out, then one file.
+
+The graph is `Create(ranges) | Reshuffle | ParDo(AnswerRanges)`, as plain as the encode step's. A worker continues a
+range's file where an earlier attempt left it, and a range counts as done when its file has its final name, so retries
+and restarts cost time and nothing else. Joining the files in order gives the very bytes of the in-process job: what a
+query is answered does not depend on the range it is in.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import apache_beam as beam
+import orjson
+
+from ... import StorageError
+from ...progress import Progress, polled
+from ..engines import Engine, run_graph
+from .query_range import AnswerWork, RangeAnswerer
+from .tally import Tally
+
+RANGE_QUERIES = 2_048
+"""Queries of a range."""
+
+answered_here: Counter[str] = Counter()
+"""Queries answered by this process, by directory of parts: finer than the finished parts, and for display only."""
+
+
+def query_ranges(first: int, count: int, size: int = RANGE_QUERIES) -> list[tuple[int, int]]:
+    """Ranges (start, stop) of queries `first` to `count`, cut at multiples of `size`."""
+    edges = [first, *range((first // size + 1) * size, count, size), count]
+    return [(start, stop) for start, stop in pairwise(edges) if start < stop]
+
+
+class AnswerRanges(beam.DoFn):
+    """Answers ranges of queries into files of `parts`; outputs nothing, the files are the result."""
+
+    def __init__(self, work: AnswerWork, parts: str) -> None:
+        self._work, self._parts = work, parts
+
+    def process(self, span: tuple[int, int]) -> Iterator[None]:
+        answer_part(_shared_answerer(self._work), Path(self._parts), *span)
+        return iter(())
+
+
+@functools.lru_cache(maxsize=1)
+def _shared_answerer(work: AnswerWork) -> RangeAnswerer:
+    """One reader for each process and job: Beam may make several DoFns of one step, the weights load once."""
+    return RangeAnswerer(work)
+
+
+def answer_part(answerer: RangeAnswerer, parts: Path, start: int, stop: int) -> None:
+    """Answers queries `start` to `stop` into their part file, unless it is finished already."""
+    final = part_path(parts, start, stop)
+    if final.exists():
+        return
+    partial = final.with_suffix(".partial")
+    done = answered_here[str(parts)]
+
+    def count(written: int) -> None:
+        answered_here[str(parts)] = done + written
+
+    # From the start of the range, whatever an earlier attempt wrote: the tally has to count all of it.
+    with answerer.open_output(partial, start, stop, restart=True) as writer:
+        tally = answerer.answer(writer, start, stop, on_written=count)
+        settings = writer.settings_path
+    try:
+        final.with_suffix(".json").write_bytes(orjson.dumps(tally.to_json()))
+        os.replace(partial, final)
+        settings.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{final} cannot be written: {error.strerror}; run the same command again") from error
+
+
+def _parts(work: AnswerWork, output: Path) -> Path:
+    """Where the parts go. Their settings are in the name: parts of another kind must never be joined."""
+    digest = hashlib.sha256(orjson.dumps(dict(work.settings), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return output.with_name(f"{output.name}.parts-{digest[:12]}")
+
+
+def discard_parts(work: AnswerWork, output: Path) -> None:
+    """Removes what an earlier run left of parts that nobody needs any more."""
+    shutil.rmtree(_parts(work, output), ignore_errors=True)
+
+
+def part_path(parts: Path, start: int, stop: int) -> Path:
+    """The finished prediction file of a range."""
+    return parts / f"{start:010d}-{stop:010d}.jsonl"
+
+
+def answer_on_engine(
+    work: AnswerWork, *, output: Path, first: int, engine: Engine, progress: Progress, range_queries: int
+) -> Tally:
+    """Answers queries from `first` on and appends them to `output`, which holds the ones before.
+
+    Raises what a worker raised; finished and half-finished parts stay for the next run.
+    """
+    parts = _parts(work, output)
+    spans = query_ranges(first, work.queries.count, range_queries)
+    left = [span for span in spans if not part_path(parts, *span).exists()]
+    before = first + sum(stop - start for start, stop in spans if (start, stop) not in set(left))
+    answered_here.pop(str(parts), None)
+
+    def finished() -> int:
+        done = sum(stop - start for start, stop in left if part_path(parts, start, stop).exists())
+        return before + max(done, answered_here[str(parts)])
+
+    def build(pipeline: beam.Pipeline) -> None:
+        _ = (
+            pipeline
+            | "Ranges" >> beam.Create(left)
+            | "Spread" >> beam.Reshuffle()
+            | "Answer" >> beam.ParDo(AnswerRanges(work, str(parts)))
+        )
+
+    if left:
+        progress.at(before)
+        try:
+            with polled(progress, finished):
+                run_graph(build, engine)
+        finally:
+            _shared_answerer.cache_clear()
+    return _join(parts, spans, output)
+
+
+def _join(parts: Path, spans: Sequence[tuple[int, int]], output: Path) -> Tally:
+    """Appends the parts to the predictions, in order, all or nothing; then removes them."""
+    tally = Tally()
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as whole:
+            for path in (output, *(part_path(parts, *span) for span in spans)):
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, whole, 1 << 20)
+            whole.flush()
+            os.fsync(whole.fileno())
+        for span in spans:
+            tally.add(Tally.from_json(orjson.loads(part_path(parts, *span).with_suffix(".json").read_bytes())))
+        os.replace(temporary, output)
+        shutil.rmtree(parts)
+    except OSError as error:
+        raise StorageError(
+            f"{output} cannot be put together: {error.strerror}; the parts are safe in {parts}, run the same command "
+            "again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return tally

@@ -1,0 +1,135 @@
+"""The dry run: what encoding a corpus would take, found by planning all of it and encoding almost none of it.
+
+Passages and tokens are counted, not guessed: the whole plan runs, without writing. Time is measured: one batch of every
+shape that the corpus needs is run on this machine, and multiplied.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from ...encoders.compilation import enable_compilation_cache
+from ...encoders.memory_encoder import MemoryEncoder, default_shapes
+from ...encoders.models import load_model
+from ...progress import Progress, Quiet
+from ...storage.codecs import make_codec
+from ..corpus import Corpus
+from ..corpus.passages import DEFAULT_WORDS
+from ..corpus.plan import PlanSummary, plan
+from ..encoding.encoding_job import plan_listener
+from .costs import encoder_layer_cost
+
+_ROW_BYTES = 180  # ids, hashes and positions of a passage, in the text shard and in the catalog
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What an encode job would take.
+
+    Attributes:
+        plan: counts of articles, passages and tokens.
+        flops: of the memory encoder over real tokens (two for each multiply-add); `padded_flops` over whole batches.
+        most_bytes: on disk before compression of the codes; real memories are smaller.
+        text_bytes: of these, text, token ids and catalog.
+        batches: batches by length.
+        compilations: programs the job compiles.
+        seconds: expected time of the encode stage here, from one timed batch of each shape, plus the plan's.
+        devices: what it was timed on.
+        corpus: the formats met by file, and what was skipped.
+    """
+
+    plan: PlanSummary
+    flops: float
+    padded_flops: float
+    most_bytes: int
+    text_bytes: int
+    batches: dict[int, int]
+    compilations: int
+    seconds: float
+    devices: str
+    corpus: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, for `--json`."""
+        return asdict(self) | {"plan": {k: v for k, v in self.plan.to_json().items() if k != "lengths"}}
+
+
+def dry_run(
+    *,
+    sources: Sequence[str],
+    model: str,
+    codec: str = "int8",
+    format: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    mixed: bool = False,
+    passage_words: int = DEFAULT_WORDS,
+    precision: str = "bfloat16",
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> DryRun:
+    """Counts and times what `encode` with the same arguments would do; writes nothing. Raises as `encode` does."""
+    progress = progress or Quiet()
+    enable_compilation_cache()
+    loaded = load_model(model)
+    config = loaded.config
+    corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
+    for line in corpus.describe():
+        progress.say(line)
+    progress.stage("plan", total=None, unit="passages")
+    summary = plan(
+        sources=corpus,
+        tokenise=loaded.passage_tokens,
+        window=config.window,
+        passage_words=passage_words,
+        strict=strict,
+        progress=plan_listener(progress),
+    )
+    progress.done()
+    for line in corpus.notes():
+        progress.say(line)
+    stored_as = make_codec(codec, config.encoder.d_model)
+    shapes = default_shapes(config.window)
+    devices = jax.local_device_count()
+    by_length = summary.buckets([length for _, length in shapes])
+    rows = {length: count * devices for count, length in shapes}
+    batches = {length: -(-passages // rows[length]) for length, passages in by_length.items()}
+    encoder = MemoryEncoder(loaded, precision=precision, shapes=shapes, transform=stored_as.encode)
+    seconds = summary.seconds
+    progress.stage("time", total=sum(1 for count in batches.values() if count), unit="shapes")
+    for done, (length, count) in enumerate((item for item in batches.items() if item[1]), 1):
+        seconds += count * _seconds(encoder, rows[length], length)
+        progress.at(done)
+    progress.done()
+    layers = config.memory_layers
+    real = sum(passages * encoder_layer_cost(config.encoder, width) for width, passages in enumerate(summary.lengths))
+    padded = sum(count * rows[length] * encoder_layer_cost(config.encoder, length) for length, count in batches.items())
+    text_bytes = summary.characters * 11 // 10 + 4 * summary.tokens + _ROW_BYTES * summary.passages
+    return DryRun(
+        plan=summary,
+        flops=2.0 * layers * real,
+        padded_flops=2.0 * layers * padded,
+        most_bytes=summary.tokens * stored_as.code_bytes + text_bytes,
+        text_bytes=text_bytes,
+        batches=batches,
+        compilations=encoder.compilations,
+        seconds=seconds,
+        devices=f"{devices} x {jax.local_devices()[0].device_kind}",
+        corpus=corpus.to_json(),
+    )
+
+
+def _seconds(encoder: MemoryEncoder, rows: int, length: int) -> float:
+    """Seconds a batch of this shape takes once it is compiled: the mean of four in a row."""
+    passage = np.zeros(length, np.int32)
+    for _ in encoder.encode([passage] * rows):
+        pass
+    begun = time.perf_counter()
+    for _ in encoder.encode([passage] * (4 * rows)):
+        pass
+    return (time.perf_counter() - begun) / 4

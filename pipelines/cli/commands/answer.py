@@ -1,0 +1,184 @@
+"""`glimmer answer`."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import click
+
+from ....reader.formats.queries import FORMATS, LONG_QUESTIONS, LongQuestions
+from ....reader.formats.query_fields import parse_field_options
+from ....storage.outputs import is_stream
+from ...answer import DEFAULT_CANDIDATES, DEFAULT_SELECT, AnswerResult
+from ...answer import answer as answer_job
+from ...answering.query_range import CandidatesFrom
+from ...engines import IN_PROCESS
+from ..printing import echo, print_json
+from ..tables import duration, grid, pairs
+from ..terminal import TerminalProgress
+from .options import engine, json_option, runner_option, runner_options_option
+
+
+@click.command()
+@click.argument("queries", type=click.Path(allow_dash=True))
+@click.option("--memory", required=True, type=click.Path(), help="Directory of the memory to answer from.")
+@click.option("--model", required=True, help="A model directory with a decoder, or a built-in name (sample).")
+@click.option(
+    "--output", required=True, type=click.Path(), help="Prediction file to write or resume; - is standard output."
+)
+@click.option(
+    "--candidates",
+    type=click.IntRange(min=1),
+    default=DEFAULT_CANDIDATES,
+    show_default=True,
+    help="Passages read for each query.",
+)
+@click.option(
+    "--select",
+    type=click.IntRange(min=1),
+    help=f"Passages kept after re-ranking, for the decoder.  [default: {DEFAULT_SELECT}, or all of fewer candidates]",
+)
+@click.option(
+    "--candidates-from",
+    type=click.Choice(["auto", "retrieval", "provenance"]),
+    default="auto",
+    show_default=True,
+    help="auto: the passages a query brings, else BM25; retrieval: always BM25; provenance: KILT records' own.",
+)
+@click.option("--memory-version", type=click.IntRange(min=0), help="Version to answer from.  [default: the newest]")
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of QUERIES.  [default: by content]")
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    metavar="KIND=NAME",
+    help="Key or column of QUERIES that is the question, id or answers (--field question=Frage); may be repeated.",
+)
+@click.option(
+    "--long-questions",
+    type=click.Choice(LONG_QUESTIONS),
+    default="auto",
+    show_default=True,
+    help="Of a question too long for the reader, keep the end or start, answer nothing, or refuse the file; auto keeps "
+    "the end of a dialogue and the start of others.",
+)
+@click.option("--strict", is_flag=True, help="Refuse records without provenance, where candidates come from it.")
+@click.option("--beams", type=click.IntRange(min=1), default=1, show_default=True, help="Beams; 1 decodes greedily.")
+@click.option(
+    "--max-answer-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Longest answer, in tokens."
+)
+@click.option(
+    "--length-penalty",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Of beam search; higher favours longer answers.",
+)
+@click.option("--grounded", is_flag=True, help="Allow only answers that occur verbatim in the passages.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Queries computed together.  [default: by device]")
+@click.option(
+    "--precision",
+    type=click.Choice(["bfloat16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="Matmul precision; accumulation is float32.",
+)
+@click.option(
+    "--report", type=click.Path(dir_okay=False), help="HTML file to write about the job; - is standard output."
+)
+@click.option("--restart", is_flag=True, help="Answer everything anew instead of resuming.")
+@runner_option
+@runner_options_option
+@json_option
+def answer(
+    queries: str,
+    memory: str,
+    model: str,
+    output: str,
+    candidates: int,
+    select: int | None,
+    candidates_from: str,
+    memory_version: int | None,
+    format_: str | None,
+    fields: tuple[str, ...],
+    long_questions: str,
+    strict: bool,
+    beams: int,
+    max_answer_tokens: int,
+    length_penalty: float,
+    grounded: bool,
+    batch_size: int | None,
+    precision: str,
+    report: str | None,
+    restart: bool,
+    runner: str,
+    runner_options: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Answer a file of questions from a memory.
+
+    QUERIES is JSON (lines or a list: KILT, FiD, NQ-open, HotpotQA, FlashRAG, BEIR), a table (CSV or TSV with a header,
+    MS MARCO's and DPR's without), or plain text with a question a line; plain or compressed; - is standard input. How
+    it was read is printed. Predictions are written in KILT's format, in input order. Running the same command again
+    resumes after the last complete line.
+
+    With --runner, workers of a Beam runner answer ranges of the file; the result is the same to the byte.
+
+    \b
+    Example:
+      glimmer answer nq-dev-kilt.jsonl --memory wiki.memory --model reader --output nq-dev.predictions.jsonl
+    """
+    with TerminalProgress() as progress:
+        result = answer_job(
+            queries=queries,
+            memory=memory,
+            model=model,
+            output=output,
+            candidates=candidates,
+            select=select,
+            memory_version=memory_version,
+            beams=beams,
+            batch_size=batch_size,
+            max_answer_tokens=max_answer_tokens,
+            length_penalty=length_penalty,
+            grounded=grounded,
+            report=report,
+            format=format_,
+            fields=parse_field_options(fields),
+            long_questions=cast(LongQuestions, long_questions),
+            strict=strict,
+            candidates_from=cast(CandidatesFrom, candidates_from),
+            precision=cast(Literal["bfloat16", "float32"], precision),
+            restart=restart,
+            engine=None if runner == IN_PROCESS else engine(runner, runner_options),
+            progress=progress,
+        )
+    piped = is_stream(output) or (report is not None and is_stream(report))
+    print_json(result.to_json(), err=piped) if as_json else echo(_text(result), err=piped)
+
+
+def _text(result: AnswerResult) -> str:
+    if not result.answered:
+        return f"{result.output}: nothing to do, all {result.queries:,} queries were answered before"
+    facts: dict[str, object] = {
+        "answered": f"{result.answered:,} of {result.queries:,} queries"
+        + (f" ({result.resumed:,} were there already)" if result.resumed else ""),
+        "memory version": result.version,
+        "time": f"{duration(result.seconds)}, {result.queries_per_second:,.2f} queries/s",
+        "empty answers": result.empty + result.without_candidates,
+    }
+    if result.long_questions:
+        facts["long questions"] = result.long_questions
+    if result.without_provenance:
+        facts["without provenance"] = result.without_provenance
+    if result.lacking:
+        facts["provenance not in memory"] = result.lacking
+    if result.report is not None:
+        facts["report"] = result.report
+    rows = [
+        (stage, f"{seconds:7,.2f}", f"{1000 * seconds / result.answered:8,.1f}")
+        for stage, seconds in result.stages.items()
+    ]
+    return "\n".join(
+        [pairs(str(result.output), facts), "", grid(("stage", "seconds", "ms/query"), rows), *result.notes]
+    )

@@ -1,0 +1,57 @@
+"""`glimmer repair`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ...maintenance.repair import RepairResult
+from ...maintenance.repair import repair as repair_job
+from ..printing import echo, print_json, shown_path
+from ..terminal import TerminalProgress
+from .options import json_option, memory_argument, version_option
+
+_SHOWN = 50
+
+
+@click.command()
+@memory_argument
+@click.option("--model", help="A model with the memory's encoder.  [default: the one the memory names]")
+@version_option
+@click.option("--drop", is_flag=True, help="Give up passages whose text is lost; a refresh adds them again.")
+@json_option
+def repair(memory: str, model: str | None, version: int | None, drop: bool, as_json: bool) -> None:
+    """Verify a memory and mend what is damaged.
+
+    Codes are made again from the stored text, metadata and indexes from the catalog. A file is replaced only by bytes
+    with the recorded digest; otherwise its rows move to a new segment in a new version. Exit status 1 when something
+    stays damaged.
+
+    \b
+    Example:
+      glimmer repair wiki.memory
+    """
+    with TerminalProgress() as progress:
+        result = repair_job(memory=memory, model=model, version=version, drop=drop, progress=progress)
+    print_json(result.to_json()) if as_json else echo(_summary(result))
+    if not result.sound:
+        sys.exit(1)
+
+
+def _summary(result: RepairResult) -> str:
+    if not result.found:
+        return f"{shown_path(result.memory)}: nothing to repair, version {result.version} is whole"
+    lines = [f"{shown_path(result.memory)}: damaged places: {result.found:,} found, {len(result.remaining):,} left"]
+    lines += [f"  {path}: {how}" for path, how in list(result.repaired.items())[:_SHOWN]]
+    if len(result.repaired) > _SHOWN:
+        lines.append(f"  … and {len(result.repaired) - _SHOWN:,} more; --json lists all")
+    if result.recoded:
+        lines.append(f"  {result.recoded:,} passages were encoded again")
+    if result.new_version is not None:
+        lines.append(f"  version {result.new_version} committed; readers of older versions still see the damage")
+    if result.dropped:
+        again = f"glimmer refresh SOURCE... --memory {shown_path(result.memory)}"
+        lines.append(f"  {len(result.dropped):,} passages were given up; `{again}` adds them again")
+    lines += [f"still {damage}" for damage in result.remaining[:_SHOWN]]
+    return "\n".join(lines)

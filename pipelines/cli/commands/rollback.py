@@ -1,0 +1,37 @@
+"""`glimmer rollback`."""
+
+from __future__ import annotations
+
+import click
+
+from ...maintenance.rollback import rollback as rollback_job
+from ..printing import echo, print_json
+from ..terminal import TerminalProgress
+from .options import json_option, memory_argument
+
+
+@click.command()
+@memory_argument
+@click.option("--version", required=True, type=click.IntRange(min=0), help="The version to show again.")
+@click.option(
+    "--index/--no-index",
+    default=None,
+    help="Give the new version its first-stage index.  [default: if that version or the newest has one]",
+)
+@json_option
+def rollback(memory: str, version: int, index: bool | None, as_json: bool) -> None:
+    """Show an earlier version again, as a new version that can be rolled back too.
+
+    Readers that opened another version keep it.
+
+    \b
+    Example:
+      glimmer rollback wiki.memory --version 3
+    """
+    with TerminalProgress() as progress:
+        manifest = rollback_job(memory=memory, to=version, index=index, progress=progress)
+    if as_json:
+        record = {"memory": memory, "version": manifest.version, "to": version, "passages": manifest.passages}
+        print_json(record | {"tokens": manifest.tokens, "job": manifest.job})
+    else:
+        echo(f"{memory}: version {manifest.version} holds what version {version} held: {manifest.passages:,} passages")

@@ -1,0 +1,227 @@
+"""A corpus: its sources listed, each file's format told, then read as one stream of articles.
+
+Nothing is read until `look` or `read`; a corpus that only wants its identity costs one listing. A stream is copied
+once, when the corpus is made, and its copy lives as long as the corpus.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ... import InputError, UsageError
+from .article import Article, Record
+from .detect import recognise
+from .fields import FieldNames
+from .formats import FORMATS, SourceFormat
+from .idset import IdSet
+from .listing import Listing, Skipped, list_files
+from .record_layout import Layout
+from .rejects import Rejection, snippet
+from .sample import EmptyFileError
+from .source_file import SourceFile
+from .tfds import PREFIX, TFDS, is_dataset_directory, read_tfds, tfds_identity
+
+FORMAT_NAMES: Final = (*FORMATS, TFDS)
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file and how it is read, or a TensorFlow dataset (`file` is its name, `format` None)."""
+
+    file: SourceFile | str
+    format: SourceFormat | None
+    layout: Layout
+    size: int
+
+    @property
+    def name(self) -> str:
+        return self.file if isinstance(self.file, str) else self.file.name
+
+    @property
+    def format_name(self) -> str:
+        return TFDS if self.format is None else self.format.name
+
+
+@dataclass
+class Corpus:
+    """Sources, and how they are to be read.
+
+    Args:
+        sources: local paths, globs, directories, fsspec URLs, `-`, or `tfds:` names.
+        format: one of FORMAT_NAMES, or None to tell it from each file's content.
+        fields: role (`id`, `title`, `text`) -> the field that holds it; None takes the known names.
+        mixed: files of one source may have different formats.
+        may_be_empty: files with nothing in them are skipped wherever they are, and there may be no source at all.
+
+    Attributes:
+        skipped: files that are not read, and why; complete after `look`.
+        left_out: records that are no articles, by kind; complete after `read`.
+    """
+
+    sources: Sequence[str | os.PathLike[str]]
+    format: str | None = None
+    fields: Mapping[str, str] | None = None
+    mixed: bool = False
+    may_be_empty: bool = False
+    skipped: list[Skipped] = field(default_factory=list, init=False)
+    left_out: Counter[str] = field(default_factory=Counter, init=False)
+    _parts: list[Part] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.format is not None and self.format not in FORMAT_NAMES:
+            raise UsageError(f"unknown format '{self.format}'; known: {', '.join(FORMAT_NAMES)}")
+        self._names = FieldNames.of(self.fields)
+        given = [os.fspath(source) for source in self.sources]
+        if not given and not self.may_be_empty:
+            raise UsageError("no source given")
+        if given.count("-") > 1:
+            raise UsageError("standard input (-) is named twice; name it once")
+        self._listings: list[tuple[str, Listing | None]] = [
+            (source, None if self._is_tfds(source) else list_files(source)) for source in given
+        ]
+
+    def identity(self) -> list[dict[str, Any]]:
+        """For each source, what a job's id needs to know of it to tell whether it changed; JSON-able.
+
+        No content is read, save that of streams, which is hashed while it is copied.
+        """
+        return [
+            tfds_identity(source) if listing is None else _files_identity(listing) for source, listing in self._listings
+        ]
+
+    def look(self) -> list[Part]:
+        """Tells the format of every file; later calls return what the first found.
+
+        Raises InputError for a file that is empty, binary or of no known format, and for a source whose files differ in
+        format unless it may be `mixed`.
+        """
+        if self._parts is None:
+            self.skipped.clear()
+            self._parts = [part for source, listing in self._listings for part in self._look(source, listing)]
+        return self._parts
+
+    def read(self, advance: Advance | None = None, *, unique: bool = True) -> Iterator[Record]:
+        """Every article in the order of sources, files and positions, and rejections in their places.
+
+        Ids are unique over all sources, and a later article of the same id is rejected, unless `unique` is false.
+        `advance` is told the share of all bytes read so far (0 to 1).
+        """
+        parts = self.look()
+        self.left_out.clear()
+        records = self._read(parts, advance or (lambda share: None))
+        return _unique(records) if unique else records
+
+    def describe(self) -> list[str]:
+        """Lines for the user: the formats met, with the fields used, and the files that are skipped."""
+        groups: dict[tuple[str, str], list[Part]] = {}
+        for part in self.look():
+            groups.setdefault((part.format_name, part.layout.describe()), []).append(part)
+        lines = []
+        for (format_name, fields), parts in groups.items():
+            files = parts[0].name if len(parts) == 1 else f"{len(parts):,} files ({parts[0].name} …)"
+            lines.append(f"{format_name}: {files}" + (f": {fields}" if fields else ""))
+        reasons: dict[str, list[str]] = {}
+        for skipped in self.skipped:
+            reasons.setdefault(skipped.reason, []).append(skipped.name)
+        for reason, names in reasons.items():
+            files = names[0] if len(names) == 1 else f"{len(names):,} files ({names[0]} …)"
+            lines.append(f"skipped: {files}: {reason}")
+        return lines
+
+    def notes(self) -> list[str]:
+        """Lines for the user about records that were left out; after `read`."""
+        return [f"left out: {count:,} {kind}" for kind, count in sorted(self.left_out.items())]
+
+    def to_json(self) -> dict[str, Any]:
+        """The formats met, files by format, and skipped files; JSON-able."""
+        return {
+            "files": [
+                {"name": part.name, "format": part.format_name, "fields": dict(part.layout.used)}
+                for part in self.look()
+            ],
+            "skipped": [{"name": skipped.name, "reason": skipped.reason} for skipped in self.skipped],
+            "left_out": dict(self.left_out),
+        }
+
+    def _is_tfds(self, source: str) -> bool:
+        return source.startswith(PREFIX) or self.format == TFDS or is_dataset_directory(source)
+
+    def _look(self, source: str, listing: Listing | None) -> Iterable[Part]:
+        if listing is None:
+            layout = Layout(names=self._names)
+            return [Part(source, None, layout, max(1, int(tfds_identity(source)["bytes"])))]
+        self.skipped += listing.skipped
+        parts = []
+        empty: EmptyFileError | None = None
+        for file in listing.files:
+            try:
+                format, layout = recognise(file, self._names, self.format)
+            except EmptyFileError as error:
+                if not (listing.several or self.may_be_empty):
+                    raise
+                empty = error
+                self.skipped.append(Skipped(file.name, "empty"))
+                continue
+            parts.append(Part(file, format, layout, max(1, file.size)))
+        if not parts and not self.may_be_empty:
+            raise InputError(f"{source}: no articles to read there: every file is empty; check the path") from empty
+        if not self.mixed and self.format is None:
+            _check_uniform(source, parts)
+        return parts
+
+    def _read(self, parts: Sequence[Part], advance: Advance) -> Iterator[Record]:
+        total = sum(part.size for part in parts)
+        before = 0
+        for part in parts:
+
+            def move(share: float, before: int = before, size: int = part.size) -> None:
+                advance((before + share * size) / total)
+
+            if part.format is None or isinstance(part.file, str):
+                yield from read_tfds(part.name, move, names=self._names)
+            else:
+                yield from part.format.read(part.file, part.layout, advance=move, skip=self._leave_out)
+            before += part.size
+
+    def _leave_out(self, kind: str) -> None:
+        self.left_out[kind] += 1
+
+
+def _files_identity(listing: Listing) -> dict[str, Any]:
+    return {"kind": "files", "files": [file.identity() for file in listing.files]}
+
+
+def _check_uniform(source: str, parts: Sequence[Part]) -> None:
+    """InputError where files of one source have different formats, or their ids or texts under different names."""
+    for part in parts[1:]:
+        first = parts[0]
+        if _kind(part) != _kind(first):
+            raise InputError(
+                f"{source}: files of different formats: {first.name} is {_shown(first)}, "
+                f"{part.name} is {_shown(part)}; name the files you want, or accept the mixture with --mixed"
+            )
+
+
+def _kind(part: Part) -> tuple[str, str | None, str | None]:
+    return part.format_name, part.layout.used.get("id"), part.layout.used.get("text")
+
+
+def _shown(part: Part) -> str:
+    used = ", ".join(part.layout.used[role] for role in ("id", "text") if role in part.layout.used)
+    return f"{part.format_name} ({used})" if used else part.format_name
+
+
+def _unique(records: Iterator[Record]) -> Iterator[Record]:
+    seen = IdSet()
+    for record in records:
+        if isinstance(record, Article) and not seen.add(record.article_id):
+            detail = f"article id '{record.article_id}' was read before"
+            shown = snippet(record.title or record.paragraphs[0])
+            yield Rejection(record.place, "duplicate_id", detail, shown, record.article_id)
+        else:
+            yield record

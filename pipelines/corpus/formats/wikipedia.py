@@ -1,0 +1,32 @@
+"""`--format wikipedia`: records with named fields, whether they are JSON lines, Parquet or Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..article import Record
+from ..fields import FieldNames
+from ..record_layout import Layout
+from ..sample import Sample
+from ..source_file import SourceFile, reading
+from ..table_files import container_of
+from .base import Advance, Skip
+from .jsonlines import JsonLines, read_json
+from .parquet_arrow import Arrow, Parquet, read_rows
+
+
+class Wikipedia:
+    """A name that people may give; the content never tells it from the three."""
+
+    name = "wikipedia"
+
+    def sniff(self, sample: Sample, names: FieldNames, *, forced: bool = False) -> Layout | None:
+        if not forced:
+            return None
+        layouts = (format.sniff(sample, names, forced=True) for format in (JsonLines(), Parquet(), Arrow()))
+        return next((layout for layout in layouts if layout is not None), None)
+
+    def read(self, file: SourceFile, layout: Layout, *, advance: Advance, skip: Skip) -> Iterator[Record]:
+        with reading(file) as stream:
+            container = container_of(stream.read(8))
+        return read_rows(file, layout, container, advance) if container else read_json(file, layout, advance)

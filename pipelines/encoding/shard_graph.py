@@ -1,0 +1,179 @@
+"""The encode step: planned text shards in, Zarr shards and ledger entries out. The same graph runs on every engine.
+
+The graph is `Create(groups of shard numbers) | Reshuffle | ParDo(EncodeShards)`. It needs nothing that some runner
+lacks: no side inputs, no outputs, no metrics. A worker encodes the passages of a few shards together, so that the
+last, partly filled batch of every length bucket is paid once a group; the device works on one group while the previous
+one is compressed and written. A shard counts as done only when its ledger entry exists, so a repeated or retried shard
+costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+
+from ... import MismatchError
+from ...encoders.compilation import enable_compilation_cache
+from ...encoders.memory_encoder import MemoryEncoder
+from ...encoders.models import LoadedModel, load_model
+from ...storage.codecs import Codec, make_codec
+from ...storage.ledger import Ledger
+from ...storage.passage import SHARD_ROWS
+from ...storage.segment_writer import SegmentWriter
+
+GROUP_BYTES = 1 << 30
+MOST_SHARDS_IN_A_GROUP = 4
+
+encoded_here: Counter[str] = Counter()
+"""Passages encoded by this process, by job: finer than the ledger, which counts whole shards, and for display only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardWork:
+    """All a worker needs to encode shards of one job, small enough to ship to it.
+
+    `rows` and `window` give the segment's shape, `shapes` the encoder's fixed (rows, length) batches. A worker refuses
+    a model that has not the `fingerprint`.
+    """
+
+    memory: str
+    job_id: str
+    segment: str
+    model: str
+    fingerprint: str
+    codec: str
+    precision: str
+    shapes: tuple[tuple[int, int], ...]
+    rows: int
+    window: int
+
+
+def shard_groups(shards: Sequence[int], *, window: int, code_bytes: int) -> list[tuple[int, ...]]:
+    """Consecutive groups of up to four shards, fewer where four would hold over a gigabyte of codes in memory."""
+    size = max(1, min(MOST_SHARDS_IN_A_GROUP, GROUP_BYTES // (SHARD_ROWS * window * code_bytes)))
+    return [tuple(shards[at : at + size]) for at in range(0, len(shards), size)]
+
+
+class ShardEncoder:
+    """Encodes and writes shards of one job. `finish` waits for the writes under way; use as a context manager."""
+
+    def __init__(self, work: ShardWork) -> None:
+        self._work = work
+        self._codec, self._encoder = _encoder(
+            work.model, work.fingerprint, work.codec, work.precision, work.shapes, work.window
+        )
+        self._writer = SegmentWriter(work.memory, work.segment)
+        self._writer.create_arrays(work.rows, work.window, self._codec.code_bytes)
+        self._ledger = Ledger(work.memory, work.job_id)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer")
+        self._writing: list[Future[None]] = []
+
+    def __enter__(self) -> ShardEncoder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def encode(self, shards: Sequence[int]) -> None:
+        """Encodes the passages of `shards` and hands each finished shard to the writer.
+
+        At most one group waits to be written, so memory holds two. Errors of a write surface here or in `finish`.
+        """
+        tokens: list[npt.NDArray[np.int32]] = []
+        starts = [0]
+        for shard in shards:
+            tokens.extend(passage.tokens for passage in self._writer.read_text(shard))
+            starts.append(len(tokens))
+        lengths = np.fromiter((len(t) for t in tokens), np.int32, len(tokens))
+        # calloc leaves untouched pages to the system: padding costs no memory and no time.
+        shape = (self._work.window, self._codec.code_bytes)
+        codes = [np.zeros((starts[i + 1] - starts[i], *shape), np.uint8) for i in range(len(shards))]
+        left = [len(c) for c in codes]
+        pending: list[Future[None]] = []
+        for batch in self._encoder.encode(tokens):
+            encoded_here[self._work.job_id] += len(batch.indices)
+            owners = np.searchsorted(starts, batch.indices, side="right") - 1
+            for row, (index, owner) in enumerate(zip(batch.indices.tolist(), owners.tolist(), strict=True)):
+                length = lengths[index]
+                codes[owner][index - starts[owner], :length] = batch.outputs[row, :length]
+                left[owner] -= 1
+                if not left[owner]:
+                    span = slice(starts[owner], starts[owner + 1])
+                    pending.append(self._pool.submit(self._write, shards[owner], codes[owner], lengths[span]))
+        del codes
+        self._await(self._writing)
+        self._writing = pending
+
+    def finish(self) -> None:
+        """Waits until everything encoded so far is written and in the ledger; raises what a write raised."""
+        self._await(self._writing)
+
+    def _write(self, shard: int, codes: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int32]) -> None:
+        self._ledger.record(self._writer.write_shard(shard, codes, lengths))
+
+    @staticmethod
+    def _await(writes: list[Future[None]]) -> None:
+        while writes:
+            writes.pop(0).result()
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(
+    model: str, fingerprint: str, codec: str, precision: str, shapes: tuple[tuple[int, int], ...], window: int
+) -> tuple[Codec, MemoryEncoder]:
+    """The codec and the compiled encoder; one job after another in the same process, a refresh say, shares them."""
+    enable_compilation_cache()
+    loaded = with_window(load_model(model), window)
+    if loaded.fingerprint != fingerprint:
+        raise MismatchError(
+            f"{model}: a worker found another encoder ({loaded.fingerprint[:12]}…) there than the job was started with "
+            f"({fingerprint[:12]}…); give every worker the same model directory"
+        )
+    stored_as = make_codec(codec, loaded.config.encoder.d_model)
+    return stored_as, MemoryEncoder(loaded, precision=precision, shapes=shapes, transform=stored_as.encode)
+
+
+def with_window(model: LoadedModel, window: int) -> LoadedModel:
+    """`model` with the window of a memory, which decides how titles are cut; the fingerprint does not cover it."""
+    return model if model.config.window == window else replace(model, config=replace(model.config, window=window))
+
+
+@functools.lru_cache(maxsize=1)
+def _shared_encoder(work: ShardWork) -> ShardEncoder:
+    """One encoder for each process and job: Beam may make several DoFns of one step, the weights load once."""
+    return ShardEncoder(work)
+
+
+class EncodeShards(beam.DoFn):
+    """Encodes groups of shard numbers; outputs nothing, the ledger is the result."""
+
+    def __init__(self, work: ShardWork) -> None:
+        self._work = work
+
+    def process(self, group: tuple[int, ...]) -> Iterator[None]:
+        _shared_encoder(self._work).encode(group)
+        return iter(())
+
+    def finish_bundle(self) -> None:
+        _shared_encoder(self._work).finish()
+
+
+def encode_graph(pipeline: beam.Pipeline, *, work: ShardWork, groups: Sequence[tuple[int, ...]]) -> None:
+    """Adds the encode step over `groups` to `pipeline`."""
+    _ = (
+        pipeline
+        | "Shards" >> beam.Create(list(groups))
+        | "Spread" >> beam.Reshuffle()
+        | "Encode" >> beam.ParDo(EncodeShards(work))
+    )

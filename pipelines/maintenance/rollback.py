@@ -1,0 +1,44 @@
+"""Rollback: a memory shows an earlier version again, as a new version; nothing is lost, so it can be undone too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ... import UsageError
+from ...progress import Progress
+from ...reader.serving.retrieval_index import index_new_version
+from ...storage.catalog import Catalog
+from ...storage.manifest import Manifest
+from ...storage.memory import Memory
+from ...storage.memory import rollback as commit_rollback
+from ...storage.paths import local_path
+from ..encoding.encoding_job import job_id
+
+
+def rollback(*, memory: str | Path, to: int, index: bool | None = None, progress: Progress | None = None) -> Manifest:
+    """Makes a new version of `memory` that holds exactly what version `to` held; returns its manifest.
+
+    Args:
+        memory: the memory's directory.
+        to: which version to show again.
+        index: give the new version its first-stage index; None does if `to` or the newest version has one.
+        progress: hears of the index.
+
+    Raises UsageError for a version that does not exist, has been vacuumed, or is what the newest version shows anyway;
+    DamageError when `to` is not whole; ConflictError when another job commits meanwhile.
+    """
+    directory = local_path(memory)
+    catalog = Catalog(directory)
+    current = catalog.manifest()
+    target = catalog.manifest(to)
+    if target.content_sha256 == current.content_sha256:
+        same = "is the newest version" if to == current.version else f"is what version {current.version} holds already"
+        raise UsageError(f"{directory}: version {to} {same}; `glimmer history {directory}` lists the others")
+    missing = [file.name for file in target.files if not (catalog.directory / file.name).exists()]
+    if missing:
+        raise UsageError(f"{directory}: version {to} has been vacuumed ({missing[0]} is gone); choose a newer one")
+    Memory.open(directory, to)  # looks that its segments are there, whole in size
+    depends_on = {"to": target.content_sha256, "base": current.version, "content": current.content_sha256}
+    manifest = commit_rollback(directory, to=to, base=current.version, job=job_id("rollback", depends_on))
+    index_new_version(directory, manifest.version, before=[to, current.version], wanted=index, progress=progress)
+    return manifest
