@@ -39,10 +39,12 @@ from .encoding.encoding_job import (
     Encoding,
     check_identity,
     encode_segment,
+    identified,
     job_id,
     plan_listener,
     planned_rows,
     segment_id,
+    sources_sha256,
     timed,
 )
 from .engines import Engine
@@ -124,7 +126,7 @@ def encode(
     identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=precision)
     corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
     depends_on = {
-        "sources": corpus.identity(),
+        "sources": identified(corpus, progress),
         "format": format,
         "strict": strict,
         "fingerprint": loaded.fingerprint,
@@ -137,14 +139,15 @@ def encode(
         depends_on["fields"] = dict(fields)
     job = job_id("encode", depends_on)
     rejects = directory / JOBS / f"{job}.rejected.jsonl"
-    done = _check_memory(directory, identity, job, sources)
+    content = sources_sha256(corpus)
+    done = _check_memory(directory, identity, job, sources, content)
     if done is not None:
         return _result(directory, done, stored_as, rejects, nothing_to_do=True, seconds={})
 
     seconds: dict[str, float] = {}
     ledger = Ledger(directory, job)
     with ledger.lock(), _fresh_directories_undone(directory, job):
-        done = _check_memory(directory, identity, job, sources)  # another process may have ended it meanwhile
+        done = _check_memory(directory, identity, job, sources, content)  # another process may have ended it meanwhile
         if done is not None:
             ledger.clear()
             return _result(directory, done, stored_as, rejects, nothing_to_do=True, seconds={})
@@ -167,6 +170,7 @@ def encode(
                     progress=plan_listener(progress),
                 )
                 progress.done()
+                corpus.check_unchanged()
                 ledger.write_plan(summary.to_json())
             for line in corpus.notes():
                 progress.say(line)
@@ -199,6 +203,7 @@ def encode(
                     "bytes_written": sealed.bytes,
                     "code_bytes_written": sum(record.codes_bytes for record in records),
                     "sources": [str(source) for source in sources],
+                    "sources_sha256": content,
                 },
             )
         ledger.clear()
@@ -224,7 +229,9 @@ def _identity(loaded: LoadedModel, name: str, codec: Codec, *, passage_words: in
     )
 
 
-def _check_memory(directory: Path, identity: Identity, job: str, sources: Sequence[str]) -> Manifest | None:
+def _check_memory(
+    directory: Path, identity: Identity, job: str, sources: Sequence[str], content: str
+) -> Manifest | None:
     """The commit of this very job if it is in the history; None if the job may run; an error if it may not."""
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory}: is a file; --memory names a directory")
@@ -241,11 +248,20 @@ def _check_memory(directory: Path, identity: Identity, job: str, sources: Sequen
     check_identity(identity, found.identity, directory)
     if found.version:
         raise UsageError(
-            f"{directory} holds version {found.version} already, made from other sources or settings; to bring it "
+            f"{directory} holds version {found.version} already, {_made_from(found, content)}; to bring it "
             f"up to date run `glimmer refresh {' '.join(map(str, sources))} --memory {directory}`, or name another "
             f"directory"
         )
     return None
+
+
+def _made_from(found: Memory, content: str) -> str:
+    """What the encode job that made `found` had for sources, compared with sources of the digest `content`."""
+    made = next((manifest for manifest in found.history() if manifest.operation == "encode"), None)
+    recorded = None if made is None else made.details.get("sources_sha256")
+    if recorded is None:
+        return "made by a release that did not record its sources' content, perhaps from these"
+    return "made from these sources with other settings" if recorded == content else "made from other sources"
 
 
 @contextlib.contextmanager

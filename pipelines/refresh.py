@@ -24,7 +24,7 @@ from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory
 from .corpus.plan import PlanSummary
-from .encoding.encoding_job import timed
+from .encoding.encoding_job import identified, timed
 from .engines import Engine
 from .refreshing.changes import first_positions
 from .refreshing.counts import RefreshCounts
@@ -161,6 +161,7 @@ def refresh(
     job = RefreshJob(
         sources, memory, model, format, strict, partial, deleted, fields, mixed, max_removed, remove_absent
     )
+    identified(job.corpus, progress)
     _forget_finished(job.directory, job.base)
     seconds: dict[str, float] = {}
     with job.ledger.lock():

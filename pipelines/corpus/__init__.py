@@ -43,5 +43,5 @@ def read_articles(
 
 
 def source_identity(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a job's id needs to know of one source to tell whether it changed; see `Corpus.identity`."""
+    """The content identity of one source; see `Corpus.identity`."""
     return Corpus([source]).identity()[0]

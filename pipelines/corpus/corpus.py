@@ -1,7 +1,7 @@
 """A corpus: its sources listed, each file's format told, then read as one stream of articles.
 
-Nothing is read until `look` or `read`; a corpus that only wants its identity costs one listing. A stream is copied
-once, when the corpus is made, and its copy lives as long as the corpus.
+Nothing but a listing is made until `look`, `read` or `identity`. A stream is copied once, when the corpus is made, and
+its copy lives as long as the corpus.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from ... import InputError, UsageError
 from .article import Article, Record
+from .content_identity import content_identities
 from .detect import recognise
 from .fields import FieldNames
 from .formats import FORMATS, SourceFormat
@@ -23,7 +24,7 @@ from .record_layout import Layout
 from .rejects import Rejection, snippet
 from .sample import EmptyFileError
 from .source_file import SourceFile
-from .tfds import PREFIX, TFDS, is_dataset_directory, read_tfds, tfds_identity
+from .tfds import PREFIX, TFDS, is_dataset_directory, read_tfds, tfds_bytes, tfds_identity
 
 FORMAT_NAMES: Final = (*FORMATS, TFDS)
 Advance = Callable[[float], None]
@@ -71,6 +72,7 @@ class Corpus:
     skipped: list[Skipped] = field(default_factory=list, init=False)
     left_out: Counter[str] = field(default_factory=Counter, init=False)
     _parts: list[Part] | None = field(default=None, init=False, repr=False)
+    _identity: list[dict[str, Any]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in FORMAT_NAMES:
@@ -85,14 +87,34 @@ class Corpus:
             (source, None if self._is_tfds(source) else list_files(source)) for source in given
         ]
 
-    def identity(self) -> list[dict[str, Any]]:
-        """For each source, what a job's id needs to know of it to tell whether it changed; JSON-able.
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files, compressed as they stand; datasets of TFDS left out."""
+        return sum(file.size for _, listing in self._listings if listing is not None for file in listing.files)
 
-        No content is read, save that of streams, which is hashed while it is copied.
+    def identity(self, advance: Advance | None = None) -> list[dict[str, Any]]:
+        """For each source, the content identity of its files (`content_identity`); JSON-able.
+
+        Reads every local file once, when it is asked first. `advance` is told the share of their bytes read (0 to 1),
+        from several threads. Raises as `content_identities` does.
         """
-        return [
-            tfds_identity(source) if listing is None else _files_identity(listing) for source, listing in self._listings
-        ]
+        if self._identity is None:
+            files = [file for _, listing in self._listings if listing is not None for file in listing.files]
+            found = iter(content_identities(files, advance))
+            self._identity = [
+                tfds_identity(source)
+                if listing is None
+                else {"kind": "files", "files": [next(found) for _ in listing.files]}
+                for source, listing in self._listings
+            ]
+        return self._identity
+
+    def check_unchanged(self) -> None:
+        """Raises InputError if a local file was written to since it was listed: what was read may be a mixture."""
+        for _, listing in self._listings:
+            for file in () if listing is None else listing.files:
+                if file.changed():
+                    raise InputError(f"{file.name}: changed while it was being read; run the same command again")
 
     def look(self) -> list[Part]:
         """Tells the format of every file; later calls return what the first found.
@@ -154,7 +176,7 @@ class Corpus:
     def _look(self, source: str, listing: Listing | None) -> Iterable[Part]:
         if listing is None:
             layout = Layout(names=self._names)
-            return [Part(source, None, layout, max(1, int(tfds_identity(source)["bytes"])))]
+            return [Part(source, None, layout, max(1, tfds_bytes(source)))]
         self.skipped += listing.skipped
         parts = []
         empty: EmptyFileError | None = None
@@ -190,10 +212,6 @@ class Corpus:
 
     def _leave_out(self, kind: str) -> None:
         self.left_out[kind] += 1
-
-
-def _files_identity(listing: Listing) -> dict[str, Any]:
-    return {"kind": "files", "files": [file.identity() for file in listing.files]}
 
 
 def _check_uniform(source: str, parts: Sequence[Part]) -> None:

@@ -128,7 +128,7 @@ def _list_url(source: str) -> Listing:
 
 def _url_file(filesystem: Any, path: str) -> SourceFile:
     name = str(filesystem.unstrip_protocol(path))
-    return SourceFile(name, int(filesystem.size(path) or 0), str(filesystem.ukey(path)), filesystem)
+    return SourceFile(name, int(filesystem.size(path) or 0), None, filesystem)
 
 
 def _selected(source: str, entries: Sequence[tuple[str, SourceFile | Skipped]], *, hide: bool = True) -> Listing:

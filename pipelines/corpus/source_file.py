@@ -20,8 +20,8 @@ class SourceFile:
     Attributes:
         name: what messages and `Article.place` call it.
         size: bytes, compressed as they stand.
-        stamp: changes when the content does: modification time in ns for local files, fsspec's `ukey` otherwise, the
-            SHA-256 of a copied stream.
+        stamp: of a local file its modification time in ns, which tells that it is changed while it is read; of a copied
+            stream its SHA-256; of a URL nothing.
         filesystem: fsspec's, for a URL.
         path: where a local file is; None takes `name`.
         stream: the temporary copy of a stream, which lives as long as this object.
@@ -29,7 +29,7 @@ class SourceFile:
 
     name: str
     size: int
-    stamp: int | str
+    stamp: int | str | None
     filesystem: Any = None
     path: Path | None = None
     stream: InputFile | None = None
@@ -43,12 +43,22 @@ class SourceFile:
         except OSError as error:
             raise InputError(f"{self.name}: cannot be opened: {error.strerror or error}") from error
 
-    def identity(self) -> dict[str, Any]:
-        """What tells whether the file changed, JSON-able; of a stream its content, whatever it was called."""
-        if self.stream is not None:
-            return {"stream": self.stamp, "size": self.size}
-        path = self.name if self.filesystem is not None else os.path.realpath(self.path or self.name)
-        return {"path": path, "size": self.size, "stamp": self.stamp}
+    def info(self) -> dict[str, Any]:
+        """What the store of a URL knows of the file, by fsspec's names. Raises InputError where it does not answer."""
+        try:
+            return dict(self.filesystem.info(self.filesystem._strip_protocol(self.name)))
+        except OSError as error:
+            raise InputError(f"{self.name}: cannot be looked at: {error.strerror or error}") from error
+
+    def changed(self) -> bool:
+        """Whether a local file has another size or modification time than when it was listed, or is gone."""
+        if self.filesystem is not None or self.stream is not None:
+            return False
+        try:
+            status = os.stat(self.path or self.name)
+        except OSError:
+            return True
+        return (status.st_size, status.st_mtime_ns) != (self.size, self.stamp)
 
 
 @contextmanager

@@ -15,11 +15,13 @@ from typing import Any
 
 from ... import InputError
 from .article import Record, known_id
+from .content_identity import content_identities
 from .fields import FieldNames
 from .listing import SAVED_STATE
 from .record_layout import Layout
 from .records import record_article
 from .rejects import RecordError, Rejection, snippet
+from .source_file import SourceFile
 
 PREFIX = "tfds:"
 TFDS = "tfds"
@@ -65,21 +67,31 @@ def read_tfds(source: str, advance: Callable[[float], None], *, names: FieldName
             advance(done / total)
 
 
+def tfds_bytes(source: str) -> int:
+    """Bytes of all splits of a dataset, as it was prepared."""
+    return int(_builder(_parts(source)[0]).info.dataset_size)
+
+
 def tfds_identity(source: str) -> dict[str, Any]:
-    """What a job id needs to know of a dataset: name, directory, when it was prepared, size, examples per split."""
+    """The content identity of a dataset: its name, the split asked for, and the content of its files.
+
+    The files of a dataset that is prepared in a store elsewhere are not read: its directory and sizes stand for them.
+    """
     name, split = _parts(source)
     info = _builder(name).info
-    record = os.path.join(str(info.data_dir), "dataset_info.json")
-    counts = {k: int(v.num_examples) for k, v in sorted(info.splits.items())}
-    return {
+    identity: dict[str, Any] = {
         "kind": "tfds",
         "name": info.full_name,
-        "directory": str(info.data_dir),
-        "stamp": os.stat(record).st_mtime_ns if os.path.isfile(record) else 0,
         "split": split,
-        "bytes": int(info.dataset_size),
-        "examples": counts,
+        "examples": {k: int(v.num_examples) for k, v in sorted(info.splits.items())},
     }
+    directory = Path(str(info.data_dir))
+    if not directory.is_dir():
+        return identity | {"directory": str(info.data_dir), "bytes": int(info.dataset_size)}
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    files = [SourceFile(str(path), path.stat().st_size, path.stat().st_mtime_ns, path=path) for path in paths]
+    names = [path.relative_to(directory).as_posix() for path in paths]
+    return identity | {"files": dict(zip(names, content_identities(files), strict=True))}
 
 
 def _parts(source: str) -> tuple[str, str]:

@@ -27,6 +27,7 @@ from ...storage.identity import Identity
 from ...storage.ledger import Ledger
 from ...storage.passage import SHARD_ROWS
 from ...storage.segment_writer import SealedSegment, SegmentWriter
+from ..corpus import Corpus
 from ..corpus.plan import PlanProgress
 from ..engines import Engine, run_graph
 from .shard_graph import ShardWork, encode_graph, encoded_here, shard_groups, with_window
@@ -34,8 +35,25 @@ from .shard_graph import ShardWork, encode_graph, encoded_here, shard_groups, wi
 
 def job_id(kind: str, depends_on: Mapping[str, Any]) -> str:
     """`<kind>-<16 hex>`: the same for the same JSON-able dependencies."""
-    text = json.dumps(depends_on, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{kind}-{hashlib.sha256(_canonical(depends_on)).hexdigest()[:16]}"
+
+
+def identified(corpus: Corpus, progress: Progress) -> list[dict[str, Any]]:
+    """The content identity of a corpus, which is read for it; `progress` is told how much of it."""
+    megabytes = corpus.bytes / 1e6
+    progress.stage("identify sources", total=megabytes, unit="MB")
+    identity = corpus.identity(lambda share: progress.at(megabytes * share))
+    progress.done()
+    return identity
+
+
+def sources_sha256(corpus: Corpus) -> str:
+    """SHA-256 of a corpus's content identity, by which a memory says what it was made from."""
+    return hashlib.sha256(_canonical(corpus.identity())).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
 
 
 def segment_id(job: str) -> str:

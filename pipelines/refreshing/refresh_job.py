@@ -11,6 +11,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from ...storage.paths import local_path
 from ...storage.removal import remove_tree
 from ...storage.segment_writer import SealedSegment, SegmentWriter
 from ..corpus import Corpus
+from ..corpus.content_identity import content_identities
 from ..corpus.listing import read_lines, resolve
 from ..corpus.plan import PlanSummary, TextWriter, no_article, plan
 from ..encoding.encoding_job import Encoding, encode_segment, job_id, plan_listener, planned_rows, segment_id, timed
@@ -75,25 +77,36 @@ class RefreshJob:
         self.max_removed, self.remove_absent = max_removed, remove_absent
         self.directory = local_path(memory)
         self.base = Memory.open(self.directory)
-        identity = self.base.identity
-        depends_on = {
+        self.encoding = Encoding.checked(_model(model, self.base), self.base.identity, self.directory)
+        self._fields = dict(fields or {})
+
+    @cached_property
+    def name(self) -> str:
+        """The job's id; the sources are read for it."""
+        depends_on: dict[str, Any] = {
             "sources": self.corpus.identity(),
             "deleted": None if self.deleted is None else self.deleted.identity(),
-            "partial": partial,
-            "format": format,
-            "strict": strict,
+            "partial": self.partial,
+            "format": self.format,
+            "strict": self.strict,
             "base": self.base.version,
             "content": self.base.manifest.content_sha256,
             "identity": self.base.manifest.identity_sha256,
         }
-        if fields:
-            depends_on["fields"] = dict(fields)
-        if remove_absent:
+        if self._fields:
+            depends_on["fields"] = self._fields
+        if self.remove_absent:
             depends_on["remove_absent"] = True
-        self.encoding = Encoding.checked(_model(model, self.base), identity, self.directory)
-        self.name = job_id("refresh", depends_on)
-        self.ledger = Ledger(self.directory, self.name)
-        self.rejects = self.directory / JOBS / f"{self.name}.rejected.jsonl"
+        return job_id("refresh", depends_on)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.directory, self.name)
+
+    @property
+    def rejects(self) -> Path:
+        """The dead-letter file."""
+        return self.directory / JOBS / f"{self.name}.rejected.jsonl"
 
     def committed(self) -> Manifest | None:
         """This job's own commit, if another process made it before this one got the lock; None if it is to do.
@@ -184,6 +197,7 @@ class RefreshJob:
             progress=plan_listener(progress),
         )
         progress.done()
+        self.corpus.check_unchanged()
         for line in self.corpus.notes():
             progress.say(line)
         if both := sorted(listed & comparison.met):
@@ -340,7 +354,7 @@ class _DeletionList:
 
     def identity(self) -> dict[str, Any]:
         """What the job's id needs to know of it; JSON-able."""
-        return {"kind": "files", "files": [file.identity() for file in self._files]}
+        return {"kind": "files", "files": content_identities(self._files)}
 
     def ids(self) -> set[str]:
         """The ids, blank lines and blanks around them left out; InputError where a line is not text."""

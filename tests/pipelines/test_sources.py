@@ -147,6 +147,8 @@ def test_identity_follows_the_content(tmp_path: Path) -> None:
     assert json.loads(json.dumps(first)) == first
     assert source_identity(path) == first
     os.utime(path, ns=(1, 1))
+    assert source_identity(path) == first
+    path.write_bytes(path.read_bytes()[:-2] + b" \n")
     assert source_identity(path) != first
 
 

@@ -190,7 +190,7 @@ def test_a_refresh_that_would_remove_more_than_a_fifth_is_refused_before_anythin
     before = sorted(memory.rglob("*"))
     with pytest.raises(InputError, match=r"9 of 40 articles \(22.5 %\).*more than 20 %.*--max-removed 9"):
         refresh(sources=[source], memory=memory, progress=Stages())
-    assert stages == ["plan"]
+    assert stages == ["identify sources", "plan"]
     assert sorted(memory.rglob("*")) == before
     assert run(["refresh", source, "--memory", str(memory)]) == 1
     [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]

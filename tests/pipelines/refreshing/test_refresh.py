@@ -124,7 +124,7 @@ def test_nothing_changed_makes_no_version(memory: Path, corpus: Texts) -> None:
 
     result = refreshed(memory, corpus, progress=Stages())
     assert result.nothing_changed
-    assert (result.version, result.bytes_written, stages) == (1, 0, ["plan"])
+    assert (result.version, result.bytes_written, stages) == (1, 0, ["identify sources", "plan"])
     assert files(memory) == before
 
 
