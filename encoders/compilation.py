@@ -17,8 +17,6 @@ import secrets
 import stat
 from pathlib import Path
 
-import jax
-
 _MAGIC = b"glimmer-xla-1\n"
 _KEY = re.compile(r"[A-Za-z0-9_.+-]{1,240}")
 _LARGEST = 1 << 30
@@ -51,6 +49,8 @@ def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) ->
     except (OSError, ImportError, AttributeError) as error:
         _log.warning("compiled programs are not kept in %s: %s", path, getattr(error, "strerror", None) or error)
         return None
+    import jax
+
     settings: dict[str, object] = {
         "jax_compilation_cache_dir": str(path),
         "jax_persistent_cache_min_compile_time_secs": 0.1,

@@ -34,10 +34,9 @@ from .answering.output import PredictionTarget, prediction_target
 from .answering.query_range import AnswerWork, CandidatesFrom, RangeAnswerer
 from .answering.range_graph import RANGE_QUERIES, answer_on_engine, discard_parts
 from .answering.tally import Tally, shown_numbers
+from .defaults import DEFAULT_CANDIDATES, DEFAULT_SELECT
 from .encoding.encoding_job import Encoding
 from .engines import Engine
-
-DEFAULT_CANDIDATES, DEFAULT_SELECT = 40, 10
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from ..encoders.weights import Tensors, in_memory
 from ..reader.config import ReaderConfig
 from ..reader.model import Reader
 from ..storage.paths import local_path
+from .defaults import DEFAULT_WINDOW
 
-DEFAULT_WINDOW = 256
 HUB_PREFIX = "hf:"
 
 

@@ -50,6 +50,7 @@ class DemoResult:
         answered: the questions in their order.
         answers: of the answer job: predictions, HTML report, speed.
         quality: exact match, F1, recall@1 before and after re-ranking.
+        candidates, select: passages read of each question, and of these for the decoder.
     """
 
     encoded: EncodeResult
@@ -58,6 +59,8 @@ class DemoResult:
     answered: list[Answered]
     answers: AnswerResult
     quality: Scores
+    candidates: int = CANDIDATES
+    select: int = SELECT
 
 
 def prepare(*, progress: Progress | None = None) -> None:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners import runner as beam_runner
-from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from typing import TYPE_CHECKING
 
 from .. import GlimmerError, UsageError
+
+if TYPE_CHECKING:
+    import apache_beam as beam
 
 IN_PROCESS = "in-process"
 
@@ -35,6 +34,11 @@ def run_graph(build: Callable[[beam.Pipeline], None], engine: Engine) -> None:
 
     Raises the `GlimmerError` that a step raised, as it was, or a `UsageError` naming a runner that does not exist.
     """
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners import runner as beam_runner
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+
     beam_log = logging.getLogger("apache_beam")
     if beam_log.level == logging.NOTSET:  # what the caller set stays
         beam_log.setLevel(logging.ERROR)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorstore as ts
 
 from .. import DamageError, StorageError
 from .catalog import Catalog
@@ -187,6 +186,8 @@ class Scratch:
         self._write(LENGTHS, lengths_metadata(self._shape), shard, lengths)
 
     def _write(self, folder: str, metadata: dict[str, Any], shard: int, values: npt.NDArray[Any]) -> None:
+        import tensorstore as ts
+
         start = shard * metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
         context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
         array = open_array(self.directory / folder, metadata, context)

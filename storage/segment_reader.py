@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorstore as ts
 
 from .. import DamageError, StorageError
 from .files import one_line, storage_error
@@ -59,6 +58,8 @@ def read_context() -> Any:
     No cache pool (a passage is rarely read twice), one thread to copy (more only contend), and enough reads in flight
     to keep a disk busy: with the default of four, cold random reads took 1.4 times as long as with 32.
     """
+    import tensorstore as ts
+
     return ts.Context(
         {
             "cache_pool": {"total_bytes_limit": 0},
@@ -143,6 +144,8 @@ class SegmentReader:
     def _start_codes(
         self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.uint8], target: npt.NDArray[np.int64]
     ) -> Callable[[], None]:
+        import tensorstore as ts
+
         whole = len(target) == len(out) and bool(np.all(target == np.arange(len(out))))
         destination = ts.array(out)[...] if whole else ts.array(out)[target]
         writing = destination.write(self._codes_array[rows])

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import tensorstore as ts
 
 from .. import ConflictError, DamageError, StorageError, UsageError
 from .arrow_messages import read_single_batch
@@ -142,6 +141,8 @@ class SegmentWriter:
             raise UsageError(f"{self.directory}: lengths of shard {shard} are not those of its text")
         if int(lengths.min()) < 1 or int(lengths.max()) > shape.window:
             raise UsageError(f"{self.directory}: shard {shard} has a passage outside 1..{shape.window} tokens")
+        import tensorstore as ts
+
         codes = _zero_beyond(codes, lengths)
         start = shard * SHARD_ROWS
         codes_array, lengths_array = self._open_arrays()
@@ -175,6 +176,8 @@ class SegmentWriter:
 
     def _open_arrays(self) -> tuple[Any, Any]:
         if self._arrays is None:
+            import tensorstore as ts
+
             assert self._shape is not None
             context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
             self._arrays = (
@@ -224,6 +227,8 @@ class SegmentWriter:
 
 def open_array(directory: Path, metadata: dict[str, Any], context: Any) -> Any:
     """The Zarr array at `directory` through TensorStore; its metadata is given, so a bad `zarr.json` cannot mislead."""
+    import tensorstore as ts
+
     spec = {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": f"{directory}/"},

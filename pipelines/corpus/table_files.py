@@ -8,28 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Final
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from ... import GlimmerError, InputError
 from .arrow_headers import check_arrow
 from .rejects import RecordError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 BATCH_ROWS: Final = 256
 _MAGIC: Final = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
 _ROWS_A_BYTE: Final = 8  # a row has an id of its own, so that it takes a bit or more
 _READABLE: Final = (
-    pa.types.is_string,
-    pa.types.is_large_string,
-    pa.types.is_string_view,
-    pa.types.is_binary,
-    pa.types.is_large_binary,
-    pa.types.is_integer,
-    pa.types.is_floating,
-    pa.types.is_null,
-    pa.types.is_boolean,
+    "string",
+    "large_string",
+    "string_view",
+    "binary",
+    "large_binary",
+    "integer",
+    "floating",
+    "null",
+    "boolean",
 )
 
 Row = dict[str, Any] | RecordError
@@ -91,13 +91,15 @@ def table_rows(batch: pa.RecordBatch) -> Iterator[Row]:
         yield from rows
 
 
-_Batches = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+_Batches = Callable[[Sequence[str]], "Iterator[pa.RecordBatch]"]
 
 
 def _open(stream: BinaryIO, name: str, container: str) -> tuple[pa.Schema, _Batches, int | None]:
     """Schema, batches of some columns, and rows where the file says how many."""
     if container == "arrow":
         return _open_arrow(stream, name)
+    import pyarrow.parquet as pq
+
     size = stream.seek(0, 2)
     stream.seek(0)
     file = pq.ParquetFile(stream, page_checksum_verification=True)
@@ -113,6 +115,8 @@ def _open(stream: BinaryIO, name: str, container: str) -> tuple[pa.Schema, _Batc
 
 def _open_arrow(stream: BinaryIO, name: str) -> tuple[pa.Schema, _Batches, int | None]:
     """An Arrow file is a stream between a magic and a footer, and is read as one."""
+    import pyarrow as pa
+
     stream.seek(0)
     start = 8 if stream.read(6) == b"ARROW1" else 0
     check_arrow(stream, start)
@@ -132,6 +136,8 @@ def _open_arrow(stream: BinaryIO, name: str) -> tuple[pa.Schema, _Batches, int |
 
 def _check_values(values: pa.Array, name: str, column: str) -> None:
     """InputError for offsets that leave their buffers; bytes that are not UTF-8 are told later, row by row."""
+    import pyarrow as pa
+
     if pa.types.is_string(values.type):
         values = values.view(pa.binary())
     elif pa.types.is_large_string(values.type):
@@ -143,15 +149,17 @@ def _check_values(values: pa.Array, name: str, column: str) -> None:
 
 
 def _check_type(kind: pa.DataType, name: str, column: str) -> None:
+    from pyarrow import types
+
     inner = kind
     while True:
-        if pa.types.is_dictionary(inner) or pa.types.is_list(inner) or pa.types.is_large_list(inner):
+        if types.is_dictionary(inner) or types.is_list(inner) or types.is_large_list(inner):
             inner = inner.value_type
-        elif pa.types.is_struct(inner) and inner.get_field_index("paragraph") >= 0:
+        elif types.is_struct(inner) and inner.get_field_index("paragraph") >= 0:
             inner = inner.field("paragraph").type
         else:
             break
-    if not any(readable(inner) for readable in _READABLE):
+    if not any(getattr(types, f"is_{readable}")(inner) for readable in _READABLE):
         raise InputError(
             f"{name}: column '{column}' is of type {kind}, which is no text; name another with --field ROLE=COLUMN"
         )

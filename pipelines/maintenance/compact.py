@@ -34,9 +34,9 @@ from ...storage.passage import SHARD_ROWS
 from ...storage.removal import remove_tree
 from ...storage.segment_layout import codes_name, lengths_name, text_name
 from ...storage.segment_writer import SealedSegment, SegmentWriter
+from ..defaults import DEFAULT_DEAD_SHARE
 from ..encoding.encoding_job import job_id, segment_id, timed
 
-DEFAULT_DEAD_SHARE: Final = 0.3
 _AT_ONCE: Final = 2  # shards held in memory: one is compressed and written while the next is read
 _SPAN: Final = 1 << 20
 

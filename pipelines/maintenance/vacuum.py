@@ -33,10 +33,10 @@ from ...storage.removal import refuse_links, remove_file, remove_tree
 from ...storage.segment_layout import SEGMENTS, is_segment_id
 from ...storage.vacuumed import PASSAGES
 from ...storage.version_indexes import INDEXES
+from ..defaults import DEFAULT_VERSIONS
 from ..encoding.encoding_job import segment_id
 
 DEFAULT_AGE: Final = datetime.timedelta(days=7)
-DEFAULT_VERSIONS: Final = 10
 _GRACE_S: Final = 3600.0
 """A temporary file may belong to a live process of any kind; it is left alone for an hour whatever the threshold.
 What a killed process was deleting is not: nobody uses it."""

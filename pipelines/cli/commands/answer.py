@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
-from ....reader.formats.queries import FORMATS, LONG_QUESTIONS, LongQuestions
 from ....reader.formats.query_fields import parse_field_options
+from ....reader.formats.query_layout import FORMATS
+from ....reader.serving.long_questions import LONG_QUESTIONS, LongQuestions
 from ....storage.outputs import is_stream
-from ...answer import DEFAULT_CANDIDATES, DEFAULT_SELECT, AnswerResult
-from ...answer import answer as answer_job
-from ...answering.query_range import CandidatesFrom
+from ...defaults import DEFAULT_CANDIDATES, DEFAULT_SELECT
 from ...engines import IN_PROCESS
 from ..printing import echo, print_json
 from ..tables import duration, grid, pairs
 from ..terminal import TerminalProgress
 from .options import engine, json_option, runner_option, runner_options_option
+
+if TYPE_CHECKING:
+    from ...answer import AnswerResult
+    from ...answering.query_range import CandidatesFrom
 
 
 @click.command()
@@ -128,6 +131,8 @@ def answer(
     Example:
       glimmer answer nq-dev-kilt.jsonl --memory wiki.memory --model reader --output nq-dev.predictions.jsonl
     """
+    from ...answer import answer as answer_job
+
     with TerminalProgress() as progress:
         result = answer_job(
             queries=queries,
@@ -147,7 +152,7 @@ def answer(
             fields=parse_field_options(fields),
             long_questions=cast(LongQuestions, long_questions),
             strict=strict,
-            candidates_from=cast(CandidatesFrom, candidates_from),
+            candidates_from=cast("CandidatesFrom", candidates_from),
             precision=cast(Literal["bfloat16", "float32"], precision),
             restart=restart,
             engine=None if runner == IN_PROCESS else engine(runner, runner_options),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from ...maintenance.compact import DEFAULT_DEAD_SHARE, CompactResult
-from ...maintenance.compact import compact as compact_job
+from ...defaults import DEFAULT_DEAD_SHARE
 from ..printing import echo, print_json, shown_path
 from ..tables import duration, pairs, size
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument
+
+if TYPE_CHECKING:
+    from ...maintenance.compact import CompactResult
 
 
 @click.command()
@@ -37,6 +41,8 @@ def compact(memory: str, dead_share: float, index: bool | None, as_json: bool) -
     Example:
       glimmer compact wiki.memory --dead-share 0.2
     """
+    from ...maintenance.compact import compact as compact_job
+
     with TerminalProgress() as progress:
         result = compact_job(memory=memory, dead_share=dead_share, index=index, progress=progress)
     print_json(result.to_json()) if as_json else echo(_summary(result, dead_share))

@@ -6,8 +6,7 @@ from typing import Literal, cast
 
 import click
 
-from ...convert import DEFAULT_WINDOW
-from ...convert import convert as convert_checkpoint
+from ...defaults import DEFAULT_WINDOW
 from ..printing import echo, print_json
 from .options import json_option
 
@@ -60,6 +59,8 @@ def convert(
     Example:
       glimmer convert hf:google/t5-v1_1-base --output reader --live-proportion 1/3 --rerank-proportion 1/4
     """
+    from ...convert import convert as convert_checkpoint
+
     result = convert_checkpoint(
         source=source,
         output=output,

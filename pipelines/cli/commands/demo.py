@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from ...demo import CANDIDATES, SELECT, DemoResult, prepare
-from ...demo import demo as demo_job
 from ..printing import echo, shown_path
 from ..tables import grid, pairs
 from ..terminal import TerminalProgress
 from .encode import summary
 from .inspect import facts
 from .verify import verdict
+
+if TYPE_CHECKING:
+    from ...demo import DemoResult
 
 _WIDEST = 44
 
@@ -30,6 +32,9 @@ def demo(directory: str, prepare_only: bool) -> None:
     Example:
       glimmer demo --directory /tmp/glimmer-demo
     """
+    from ...demo import demo as demo_job
+    from ...demo import prepare
+
     with TerminalProgress() as progress:
         if prepare_only:
             prepare(progress=progress)
@@ -58,7 +63,7 @@ def _text(result: DemoResult) -> str:
         facts(memory, result.inspection),
         verdict(memory, result.report),
         grid(("", "question", "answer", "gold", "best passage"), rows),
-        pairs(f"{len(rows)} questions, {CANDIDATES} candidates each, the best {SELECT} read", scores),
+        pairs(f"{len(rows)} questions, {result.candidates} candidates each, the best {result.select} read", scores),
     ]
     return "\n\n".join(parts)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from ...maintenance.diff import VersionDiff
-from ...maintenance.diff import diff as diff_job
 from ..printing import echo, print_json, shown_path
 from ..tables import grid, pairs
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument
+
+if TYPE_CHECKING:
+    from ...maintenance.diff import VersionDiff
 
 _WIDTH = 60
 
@@ -29,6 +32,8 @@ def diff(memory: str, old: int, new: int, examples: int, as_json: bool) -> None:
     Example:
       glimmer diff wiki.memory 3 4
     """
+    from ...maintenance.diff import diff as diff_job
+
     with TerminalProgress() as progress:
         found = diff_job(memory=memory, old=old, new=new, examples=examples, progress=progress)
     print_json(found.to_json()) if as_json else echo(table(found))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...capacity.dry_run import DryRun
-from ...capacity.dry_run import dry_run as dry_run_job
 from ...corpus.passages import DEFAULT_WORDS
-from ...encode import EncodeResult
-from ...encode import encode as encode_job
 from ..printing import echo, print_json, shown_path
 from ..tables import duration, pairs, size
 from ..terminal import TerminalProgress
 from .corpus_options import corpus_arguments, corpus_options
 from .options import engine, json_option, runner_option, runner_options_option
+
+if TYPE_CHECKING:
+    from ...capacity.dry_run import DryRun
+    from ...encode import EncodeResult
 
 
 @click.command()
@@ -82,10 +82,14 @@ def encode(
         **corpus_arguments(format_, fields, mixed),
     }
     if dry_run:
+        from ...capacity.dry_run import dry_run as dry_run_job
+
         with TerminalProgress() as progress:
             expected = dry_run_job(**arguments, progress=progress)
         print_json(expected.to_json()) if as_json else echo(_dry_run_table(expected))
         return
+    from ...encode import encode as encode_job
+
     with TerminalProgress() as progress:
         result = encode_job(**arguments, memory=memory, engine=engine(runner, runner_options), progress=progress)
     print_json(result.to_json()) if as_json else echo(summary(result))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ....storage.memory import Memory
 from ....storage.outputs import is_stream
-from ...maintenance.export import export as export_job
 from ..printing import echo
 from ..terminal import TerminalProgress
 from .options import memory_argument, version_option
@@ -25,6 +23,9 @@ def export(memory: str, output: str, version: int | None) -> None:
     Example:
       glimmer export wiki.memory --output passages.jsonl
     """
+    from ....storage.memory import Memory
+    from ...maintenance.export import export as export_job
+
     opened = Memory.open(memory, version)
     with TerminalProgress() as progress:
         count = export_job(memory=opened, output=output, progress=progress)

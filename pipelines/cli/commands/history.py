@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from ...maintenance.history import history as history_of
 from ..printing import echo, print_json
 from ..tables import grid
 from .options import json_option, memory_argument
@@ -22,6 +21,8 @@ def history(memory: str, as_json: bool) -> None:
     Example:
       glimmer history wiki.memory
     """
+    from ...maintenance.history import history as history_of
+
     versions = history_of(memory=memory)
     if as_json:
         print_json({"memory": memory, "versions": [version.to_json() for version in versions]})

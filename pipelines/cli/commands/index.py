@@ -5,8 +5,6 @@ from __future__ import annotations
 import click
 
 from ....reader.serving.analysis import DEFAULT_LANGUAGE, LANGUAGES, NO_STEMMER
-from ....reader.serving.retrieval_index import open_index
-from ....storage.memory import Memory
 from ..printing import echo, print_json
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument, version_option
@@ -35,6 +33,9 @@ def index(memory: str, version: int | None, language: str | None, rebuild: bool,
       glimmer index wiki.memory
       glimmer index wiki_de.memory --language german
     """
+    from ....reader.serving.retrieval_index import open_index
+    from ....storage.memory import Memory
+
     opened = Memory.open(memory, version)
     with TerminalProgress() as progress:
         found = open_index(opened, progress=progress, rebuild=rebuild, language=language)

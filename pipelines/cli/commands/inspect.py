@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from ....storage.memory import Memory
-from ....storage.statistics import Inspection, inspect_memory
 from ..printing import echo, print_json
 from ..tables import pairs, size
 from .options import json_option, memory_argument, version_option
+
+if TYPE_CHECKING:
+    from ....storage.statistics import Inspection
 
 _BAR = 40
 
@@ -24,6 +27,9 @@ def inspect(memory: str, version: int | None, as_json: bool) -> None:
     Example:
       glimmer inspect wiki.memory
     """
+    from ....storage.memory import Memory
+    from ....storage.statistics import inspect_memory
+
     found = inspect_memory(Memory.open(memory, version))
     print_json(found.to_json()) if as_json else echo(facts(memory, found))
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...refresh import RefreshPlan, RefreshResult, refresh_dry_run
-from ...refresh import refresh as refresh_job
-from ...refreshing.counts import RefreshCounts
 from ..printing import echo, print_json, shown_path
 from ..tables import duration, pairs, size
 from ..terminal import TerminalProgress
 from .corpus_options import corpus_arguments, corpus_options
 from .diff import shortened
 from .options import engine, json_option, runner_option, runner_options_option
+
+if TYPE_CHECKING:
+    from ...refresh import RefreshPlan, RefreshResult
+    from ...refreshing.counts import RefreshCounts
 
 
 def article_limit(_context: click.Context, _option: click.Parameter, value: str) -> float | int:
@@ -93,6 +94,9 @@ def refresh(
       glimmer refresh kilt_knowledgesource.json --memory wiki.memory
       glimmer refresh today.jsonl --partial --deleted gone.txt --memory wiki.memory
     """
+    from ...refresh import refresh as refresh_job
+    from ...refresh import refresh_dry_run
+
     arguments: dict[str, Any] = {
         "sources": sources,
         "memory": memory,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from ...maintenance.repair import RepairResult
-from ...maintenance.repair import repair as repair_job
 from ..printing import echo, print_json, shown_path
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument, version_option
+
+if TYPE_CHECKING:
+    from ...maintenance.repair import RepairResult
 
 _SHOWN = 50
 
@@ -32,6 +34,8 @@ def repair(memory: str, model: str | None, version: int | None, drop: bool, as_j
     Example:
       glimmer repair wiki.memory
     """
+    from ...maintenance.repair import repair as repair_job
+
     with TerminalProgress() as progress:
         result = repair_job(memory=memory, model=model, version=version, drop=drop, progress=progress)
     print_json(result.to_json()) if as_json else echo(_summary(result))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from ...maintenance.rollback import rollback as rollback_job
 from ..printing import echo, print_json
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument
@@ -28,6 +27,8 @@ def rollback(memory: str, version: int, index: bool | None, as_json: bool) -> No
     Example:
       glimmer rollback wiki.memory --version 3
     """
+    from ...maintenance.rollback import rollback as rollback_job
+
     with TerminalProgress() as progress:
         manifest = rollback_job(memory=memory, to=version, index=index, progress=progress)
     if as_json:

@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from ....reader.serving.retrieval_index import open_index
-from ....storage.memory import Memory
 from ..printing import echo, print_json
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument, version_option
@@ -31,6 +29,9 @@ def search(memory: str, question: tuple[str, ...], top: int, version: int | None
     Example:
       glimmer search wiki.memory who wrote the declaration of human rights
     """
+    from ....reader.serving.retrieval_index import open_index
+    from ....storage.memory import Memory
+
     words = " ".join(question)
     opened = Memory.open(memory, version)
     with TerminalProgress() as progress:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from ....storage.outputs import is_stream
-from ...tasks import make_tasks
 from ..printing import echo, print_json
 from ..tables import grid
 from ..terminal import TerminalProgress
@@ -38,6 +37,8 @@ def tasks(memory: str, output: str, version: int | None, per_passage: int, seed:
     Example:
       glimmer tasks wiki.memory --output tasks
     """
+    from ...tasks import make_tasks
+
     with TerminalProgress() as progress:
         result = make_tasks(
             memory=memory, output=output, version=version, per_passage=per_passage, seed=seed, progress=progress

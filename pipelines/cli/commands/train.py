@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ....reader.training.settings import TrainConfig
-from ...train import train as train_job
-from ...training.result import TrainResult
 from ..printing import echo, print_json, shown_path
 from ..tables import grid, pairs
 from ..terminal import TerminalProgress
 from .options import json_option
+
+if TYPE_CHECKING:
+    from ...training.result import TrainResult
 
 
 @click.command()
@@ -41,6 +42,9 @@ def train(config: str, as_json: bool) -> None:
       [evaluation]
       file = "nq-dev-kilt.jsonl"
     """
+    from ....reader.training.settings import TrainConfig
+    from ...train import train as train_job
+
     with TerminalProgress() as progress:
         result = train_job(config=TrainConfig.from_toml(Path(config)), progress=progress)
     print_json(result.to_json()) if as_json else echo(_text(result))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from ...maintenance.vacuum import DEFAULT_VERSIONS, VacuumResult
-from ...maintenance.vacuum import vacuum as vacuum_job
+from ...defaults import DEFAULT_VERSIONS
 from ..printing import echo, print_json, shown_path
 from ..tables import pairs, size
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument
+
+if TYPE_CHECKING:
+    from ...maintenance.vacuum import VacuumResult
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SHOWN: Final = 20
@@ -57,6 +59,8 @@ def vacuum(memory: str, older_than: datetime.timedelta, keep_versions: int, dry_
     Example:
       glimmer vacuum wiki.memory --older-than 7d --dry-run
     """
+    from ...maintenance.vacuum import vacuum as vacuum_job
+
     with TerminalProgress() as progress:
         result = vacuum_job(
             memory=memory, older_than=older_than, keep_versions=keep_versions, dry_run=dry_run, progress=progress

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from ....storage.verify import VerifyReport
-from ....storage.verify import verify as verify_memory
 from ..printing import echo, print_json
 from ..tables import size
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument, version_option
+
+if TYPE_CHECKING:
+    from ....storage.verify import VerifyReport
 
 _SHOWN = 50
 
@@ -30,6 +32,8 @@ def verify(memory: str, version: int | None, as_json: bool) -> None:
     Example:
       glimmer verify wiki.memory
     """
+    from ....storage.verify import verify as verify_memory
+
     with TerminalProgress() as progress:
         progress.stage("verify", total=None, unit="shards")
         report = verify_memory(memory, version=version, progress=lambda done, total: progress.at(done, total=total))
