@@ -37,7 +37,7 @@ class Section:
     def fail(self, problem: str, key: str | None = None) -> NoReturn:
         """Raises ModelError naming the key (with its section) and the file."""
         path = ".".join(part for part in (self.name, key) if part)
-        raise ModelError(f"{self.where}: {path or 'the file'} {problem}")
+        raise ModelError(f"{path or 'the file'} {problem}", where=self.where)
 
     def take(self, key: str) -> object:
         if key not in self._left:

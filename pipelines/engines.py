@@ -66,13 +66,13 @@ def _original(error: BaseException) -> BaseException:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, GlimmerError):
-            return _unwrapped(seen)
+            return _without_step(seen)
         seen = seen.__cause__ or seen.__context__
     return error
 
 
-def _unwrapped(error: GlimmerError) -> GlimmerError:
-    """Beam appends ` [while running 'Step']` to a step's error message; users need the step's own words."""
-    text = str(error)
-    mark = text.find(" [while running ")
-    return type(error)(text[:mark]) if mark >= 0 else error
+def _without_step(error: GlimmerError) -> GlimmerError:
+    """The error as the step raised it: Beam raises a copy with the step's name, the original its context."""
+    original = error.__context__
+    copied = type(original) is type(error) and error.args[0].startswith(original.args[0])
+    return original if copied else error  # type: ignore[return-value]

@@ -145,7 +145,7 @@ class DecoderConfig:
                 copy_onward=copying["copy_onward"],
             )
         except ModelError as error:
-            raise ModelError(f"{where}: {error}") from None
+            raise error.at(where) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,7 @@ class RerankerConfig:
         try:
             return cls(layers=layers, retrieval_weight=retrieval, late_interaction=late)
         except ModelError as error:
-            raise ModelError(f"{where}: {error}") from None
+            raise error.at(where) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,5 +241,4 @@ class ReaderConfig:
                 reranker=None if reranker is None else RerankerConfig.from_json(reranker, where),
             )
         except ModelError as error:
-            message = str(error)
-            raise ModelError(message if message.startswith(where) else f"{where}: {message}") from None
+            raise error.at(where) from None

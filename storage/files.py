@@ -23,9 +23,9 @@ from typing import BinaryIO
 from .. import DamageError, GlimmerError, StorageError
 
 TEMPORARY_PREFIX = ".tmp-"
+"""Names that begin so are never read: leftovers of a killed process, deleted by vacuum."""
 REMOVED_PREFIX = f"{TEMPORARY_PREFIX}removed-"
 """Of directories that were being deleted when the process was killed."""
-"""Names that begin so are never read: leftovers of a killed process, deleted by vacuum."""
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space or choose another place, then run the same command again",
@@ -59,7 +59,7 @@ def storage_error(path: Path | str, error: BaseException) -> StorageError | None
     if code is None:
         return None
     place = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else path
-    return StorageError(f"{place}: {_REMEDIES[code]}")
+    return StorageError(_REMEDIES[code], where=place)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
@@ -90,7 +90,7 @@ def translated(path: Path | str, otherwise: Callable[[str], GlimmerError]) -> It
 
 def damage(path: Path | str, remedy: str) -> Callable[[str], GlimmerError]:
     """For `translated`: a DamageError that names `path`, the cause and the remedy."""
-    return lambda text: DamageError(f"{path}: {text}; {remedy}")
+    return lambda text: DamageError(text, where=path, remedy=remedy)
 
 
 def sync_directory(directory: Path) -> None:

@@ -55,16 +55,16 @@ def read_seal(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError):
-        raise DamageError(f"{path}: not JSON") from None
+        raise DamageError("not JSON", where=path) from None
     if not isinstance(record, dict):
-        raise DamageError(f"{path}: not a JSON object")
+        raise DamageError("not a JSON object", where=path)
     if DIGEST not in record and record.get("format_version") == 1:
         return None
     content = {name: value for name, value in record.items() if name != DIGEST}
     if raw != _with_digest(content):
-        raise DamageError(f"{path}: fails its own digest")
+        raise DamageError("fails its own digest", where=path)
     if not _is_file_list(content.get("files")):
-        raise DamageError(f"{path}: its list of files is malformed")
+        raise DamageError("its list of files is malformed", where=path)
     return content
 
 

@@ -55,7 +55,7 @@ def first_stage_damage(memory: Path, version: int) -> list[tuple[Path, str]]:
     except FileNotFoundError:
         return [(path, "is missing")]
     except DamageError as error:
-        return [(path, str(error).removeprefix(f"{path}: "))]
+        return [(path, error.what)]
     except OSError as error:
         return [(directory, f"cannot be read: {error.strerror}")]
 

@@ -287,7 +287,7 @@ class Bm25Index:
             try:
                 content = read_seal(directory / MANIFEST)
             except DamageError as error:
-                raise _damage(directory, f"{MANIFEST}{str(error).removeprefix(str(directory / MANIFEST))}") from None
+                raise _damage(directory, f"{MANIFEST}: {error.what}") from None
             if content is None or content.get("format_version") != FORMAT_VERSION or content.get("format") != FORMAT:
                 raise MismatchError(f"the index {directory} is of another format; build it anew with glimmer index")
             _check_content(directory, content)
@@ -396,7 +396,7 @@ def _check_content(directory: Path, content: Mapping[str, Any]) -> None:
 
 
 def _damage(directory: Path, what: str) -> DamageError:
-    return DamageError(f"the index {directory} is damaged: {what}; remove it to have it rebuilt")
+    return DamageError(f"the index {directory} is damaged: {what}", remedy="remove it to have it rebuilt")
 
 
 def _short(error: BaseException) -> str:

@@ -82,7 +82,7 @@ def open_index(
             except (MismatchError, StorageError):
                 continue  # absent, stale or unreadable: all the same, it can be made
     for damage in damages:
-        progress.say(f"{str(damage).split('; ')[0]}; it is built again")
+        progress.say(f"{damage.problem}; it is built again")
     chosen = language or _language_before(memory)
     if _has_link(memory):  # what is replaced there would be deleted outside the memory
         places = places[1:]
