@@ -18,8 +18,8 @@ from typing import BinaryIO
 from ... import InputError, UsageError
 from ...storage.inputs import InputFile, open_bytes, plain_file
 from ...storage.paths import local_path
-from ..serving.long_questions import LONG_QUESTIONS, MAX_QUESTION_WORDS, LongQuestions
 from .kilt import Problems
+from .long_questions import LONG_QUESTIONS, MAX_QUESTION_WORDS, LongQuestions
 from .query import Candidate, Mark, Query
 from .query_detect import detect
 from .query_formats import items

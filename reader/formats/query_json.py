@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from ..serving.long_questions import shorten_text
 from .kilt import MAX_LINE_BYTES, Output, Provenance, RecordError, parse_id, parse_json_object, parse_outputs
+from .long_questions import shorten_text
 from .query import Candidate, Item, Mark, Query, parsed
 from .query_fields import parse_answers
 from .query_layout import Layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ..serving.long_questions import LongQuestions
+from .long_questions import LongQuestions
 from .query_fields import Fields
 
 FORMATS: Final = ("kilt", "fid", "json", "csv", "tsv", "text")

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from ... import InputError, ModelError
 from ...encoders.models import LoadedModel
+from ..formats.long_questions import MENTION, LongQuestions, kept_part, shortened_note, skipped_note, token_window
 from ..formats.queries import Query
-from .long_questions import MENTION, LongQuestions, kept_part, shortened_note, skipped_note, token_window
 
 _AT_ONCE = 64  # questions tokenised together
 _SHOWN_PROBLEMS = 20

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from glimmer import InputError
 from glimmer.reader.formats.kilt import RecordError
-from glimmer.reader.formats.queries import open_queries
-from glimmer.reader.serving.long_questions import (
+from glimmer.reader.formats.long_questions import (
     MAX_QUESTION_CHARACTERS,
     MAX_QUESTION_WORDS,
     MENTION,
@@ -20,6 +19,7 @@ from glimmer.reader.serving.long_questions import (
     shorten_text,
     token_window,
 )
+from glimmer.reader.formats.queries import open_queries
 
 WORDS = [f"w{n}" for n in range(MAX_QUESTION_WORDS + 100)]
 LONG = " ".join(WORDS)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
+from ....reader.formats.long_questions import LONG_QUESTIONS, LongQuestions
 from ....reader.formats.query_fields import parse_field_options
 from ....reader.formats.query_layout import FORMATS
-from ....reader.serving.long_questions import LONG_QUESTIONS, LongQuestions
 from ....storage.outputs import is_stream
 from ...defaults import DEFAULT_CANDIDATES, DEFAULT_SELECT
 from ...engines import IN_PROCESS
