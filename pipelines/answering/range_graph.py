@@ -8,14 +8,16 @@ query is answered does not depend on the range it is in.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import shutil
-from collections import Counter
+import threading
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import apache_beam as beam
 import orjson
@@ -23,14 +25,12 @@ import orjson
 from ... import StorageError
 from ...progress import Progress, polled
 from ..engines import Engine, run_graph
+from ..per_process import Count, PerProcess
 from .query_range import AnswerWork, RangeAnswerer
 from .tally import Tally
 
 RANGE_QUERIES = 2_048
 """Queries of a range."""
-
-answered_here: Counter[str] = Counter()
-"""Queries answered by this process, by directory of parts: finer than the finished parts, and for display only."""
 
 
 def query_ranges(first: int, count: int, size: int = RANGE_QUERIES) -> list[tuple[int, int]]:
@@ -40,32 +40,55 @@ def query_ranges(first: int, count: int, size: int = RANGE_QUERIES) -> list[tupl
 
 
 class AnswerRanges(beam.DoFn):
-    """Answers ranges of queries into files of `parts`; outputs nothing, the files are the result."""
+    """Answers ranges of queries into files of `parts`; outputs nothing, the files are the result.
 
-    def __init__(self, work: AnswerWork, parts: str) -> None:
-        self._work, self._parts = work, parts
+    All copies of the step in one process share a reader, loaded once and dropped with the last of them, and take turns:
+    one range keeps the device and three threads busy.
+    """
+
+    def __init__(self, work: AnswerWork, parts: str, answered: PerProcess[Count]) -> None:
+        self._parts, self._answered = parts, answered
+        self._loaded = PerProcess(functools.partial(_load, work))
+
+    def setup(self) -> None:
+        with contextlib.ExitStack() as stack:
+            self._reader = stack.enter_context(self._loaded)
+            self._count = stack.enter_context(self._answered)
+            self._in_use = stack.pop_all()
 
     def process(self, span: tuple[int, int]) -> Iterator[None]:
-        answer_part(_shared_answerer(self._work), Path(self._parts), *span)
+        with self._reader.turn:
+            answer_part(self._reader.answerer, Path(self._parts), *span, self._count)
         return iter(())
 
-
-@functools.lru_cache(maxsize=1)
-def _shared_answerer(work: AnswerWork) -> RangeAnswerer:
-    """One reader for each process and job: Beam may make several DoFns of one step, the weights load once."""
-    return RangeAnswerer(work)
+    def teardown(self) -> None:
+        del self._reader  # it holds the weights
+        self._in_use.close()
 
 
-def answer_part(answerer: RangeAnswerer, parts: Path, start: int, stop: int) -> None:
-    """Answers queries `start` to `stop` into their part file, unless it is finished already."""
+class _Reader(NamedTuple):
+    """A reader, and the lock of whoever uses it."""
+
+    answerer: RangeAnswerer
+    turn: threading.Lock
+
+
+def _load(work: AnswerWork) -> _Reader:
+    return _Reader(RangeAnswerer(work), threading.Lock())
+
+
+def answer_part(answerer: RangeAnswerer, parts: Path, start: int, stop: int, answered: Count) -> None:
+    """Answers queries `start` to `stop` into their part file, unless it is finished already; `answered` counts them."""
     final = part_path(parts, start, stop)
     if final.exists():
         return
     partial = final.with_suffix(".partial")
-    done = answered_here[str(parts)]
+    counted = 0
 
     def count(written: int) -> None:
-        answered_here[str(parts)] = done + written
+        nonlocal counted
+        answered.add(written - counted)
+        counted = written
 
     # From the start of the range, whatever an earlier attempt wrote: the tally has to count all of it.
     with answerer.open_output(partial, start, stop, restart=True) as writer:
@@ -106,27 +129,24 @@ def answer_on_engine(
     spans = query_ranges(first, work.queries.count, range_queries)
     left = [span for span in spans if not part_path(parts, *span).exists()]
     before = first + sum(stop - start for start, stop in spans if (start, stop) not in set(left))
-    answered_here.pop(str(parts), None)
+    counts = PerProcess(Count)
 
     def finished() -> int:
         done = sum(stop - start for start, stop in left if part_path(parts, start, stop).exists())
-        return before + max(done, answered_here[str(parts)])
+        return before + max(done, answered.value)  # the count is finer, and knows nothing of other processes
 
     def build(pipeline: beam.Pipeline) -> None:
         _ = (
             pipeline
             | "Ranges" >> beam.Create(left)
             | "Spread" >> beam.Reshuffle()
-            | "Answer" >> beam.ParDo(AnswerRanges(work, str(parts)))
+            | "Answer" >> beam.ParDo(AnswerRanges(work, str(parts), counts))
         )
 
     if left:
         progress.at(before)
-        try:
-            with polled(progress, finished):
-                run_graph(build, engine)
-        finally:
-            _shared_answerer.cache_clear()
+        with counts as answered, polled(progress, finished):
+            run_graph(build, engine)
     return _join(parts, spans, output)
 
 

@@ -30,7 +30,8 @@ from ...storage.segment_writer import SealedSegment, SegmentWriter
 from ..corpus import Corpus
 from ..corpus.plan import PlanProgress
 from ..engines import Engine, run_graph
-from .shard_graph import ShardWork, encode_graph, encoded_here, shard_groups, with_window
+from ..per_process import Count, PerProcess
+from .shard_graph import ShardWork, encode_graph, shard_groups, with_window
 
 
 def job_id(kind: str, depends_on: Mapping[str, Any]) -> str:
@@ -149,11 +150,13 @@ def encode_segment(
     if left:
         groups = shard_groups(left, window=window, code_bytes=code_bytes)
 
-        def build(pipeline: beam.Pipeline) -> None:
-            encode_graph(pipeline, work=work, groups=groups)
+        counts = PerProcess(Count)
 
-        encoded_here.pop(job, None)
-        with polled(progress, lambda: max(ledger.progress().rows, before + encoded_here[job])):
+        def build(pipeline: beam.Pipeline) -> None:
+            encode_graph(pipeline, work=work, groups=groups, encoded=counts)
+
+        # The count is finer than the ledger, which has whole shards, and knows nothing of other processes.
+        with counts as encoded, polled(progress, lambda: max(ledger.progress().rows, before + encoded.value)):
             run_graph(build, engine)
     progress.done()
     return writer.seal(ledger.records().values())

@@ -9,8 +9,8 @@ costs time and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,12 +27,10 @@ from ...storage.codecs import Codec, make_codec
 from ...storage.ledger import Ledger
 from ...storage.passage import SHARD_ROWS
 from ...storage.segment_writer import SegmentWriter
+from ..per_process import Count, PerProcess
 
 GROUP_BYTES = 1 << 30
 MOST_SHARDS_IN_A_GROUP = 4
-
-encoded_here: Counter[str] = Counter()
-"""Passages encoded by this process, by job: finer than the ledger, which counts whole shards, and for display only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,28 +60,18 @@ def shard_groups(shards: Sequence[int], *, window: int, code_bytes: int) -> list
 
 
 class ShardEncoder:
-    """Encodes and writes shards of one job. `finish` waits for the writes under way; use as a context manager."""
+    """Encodes and writes shards of one job, in one thread; `finish` waits for the writes under way, `close` ends it.
 
-    def __init__(self, work: ShardWork) -> None:
-        self._work = work
-        self._codec, self._encoder = _encoder(
-            work.model, work.fingerprint, work.codec, work.precision, work.shapes, work.window
-        )
+    `codec` and `encoder` may be shared by several; `encoded` counts passages as they leave the device.
+    """
+
+    def __init__(self, work: ShardWork, codec: Codec, encoder: MemoryEncoder, encoded: Count) -> None:
+        self._work, self._codec, self._encoder, self._encoded = work, codec, encoder, encoded
         self._writer = SegmentWriter(work.memory, work.segment)
         self._writer.create_arrays(work.rows, work.window, self._codec.code_bytes)
         self._ledger = Ledger(work.memory, work.job_id)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer")
         self._writing: list[Future[None]] = []
-
-    def __enter__(self) -> ShardEncoder:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.finish()
-        finally:
-            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def encode(self, shards: Sequence[int]) -> None:
         """Encodes the passages of `shards` and hands each finished shard to the writer.
@@ -102,7 +90,7 @@ class ShardEncoder:
         left = [len(c) for c in codes]
         pending: list[Future[None]] = []
         for batch in self._encoder.encode(tokens):
-            encoded_here[self._work.job_id] += len(batch.indices)
+            self._encoded.add(len(batch.indices))
             owners = np.searchsorted(starts, batch.indices, side="right") - 1
             for row, (index, owner) in enumerate(zip(batch.indices.tolist(), owners.tolist(), strict=True)):
                 length = lengths[index]
@@ -119,6 +107,10 @@ class ShardEncoder:
         """Waits until everything encoded so far is written and in the ledger; raises what a write raised."""
         self._await(self._writing)
 
+    def close(self) -> None:
+        """Ends the writer's thread; writes that have not begun are dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
     def _write(self, shard: int, codes: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int32]) -> None:
         self._ledger.record(self._writer.write_shard(shard, codes, lengths))
 
@@ -128,20 +120,17 @@ class ShardEncoder:
             writes.pop(0).result()
 
 
-@functools.lru_cache(maxsize=1)
-def _encoder(
-    model: str, fingerprint: str, codec: str, precision: str, shapes: tuple[tuple[int, int], ...], window: int
-) -> tuple[Codec, MemoryEncoder]:
-    """The codec and the compiled encoder; one job after another in the same process, a refresh say, shares them."""
+def load_encoder(work: ShardWork) -> tuple[Codec, MemoryEncoder]:
+    """The codec and the compiled memory encoder of a job. Raises MismatchError for a model of another fingerprint."""
     enable_compilation_cache()
-    loaded = with_window(load_model(model), window)
-    if loaded.fingerprint != fingerprint:
+    loaded = with_window(load_model(work.model), work.window)
+    if loaded.fingerprint != work.fingerprint:
         raise MismatchError(
-            f"{model}: a worker found another encoder ({loaded.fingerprint[:12]}…) there than the job was started with "
-            f"({fingerprint[:12]}…); give every worker the same model directory"
+            f"{work.model}: a worker found another encoder ({loaded.fingerprint[:12]}…) there than the job was started "
+            f"with ({work.fingerprint[:12]}…); give every worker the same model directory"
         )
-    stored_as = make_codec(codec, loaded.config.encoder.d_model)
-    return stored_as, MemoryEncoder(loaded, precision=precision, shapes=shapes, transform=stored_as.encode)
+    codec = make_codec(work.codec, loaded.config.encoder.d_model)
+    return codec, MemoryEncoder(loaded, precision=work.precision, shapes=work.shapes, transform=codec.encode)
 
 
 def with_window(model: LoadedModel, window: int) -> LoadedModel:
@@ -149,31 +138,43 @@ def with_window(model: LoadedModel, window: int) -> LoadedModel:
     return model if model.config.window == window else replace(model, config=replace(model.config, window=window))
 
 
-@functools.lru_cache(maxsize=1)
-def _shared_encoder(work: ShardWork) -> ShardEncoder:
-    """One encoder for each process and job: Beam may make several DoFns of one step, the weights load once."""
-    return ShardEncoder(work)
-
-
 class EncodeShards(beam.DoFn):
-    """Encodes groups of shard numbers; outputs nothing, the ledger is the result."""
+    """Encodes groups of shard numbers; outputs nothing, the ledger is the result.
 
-    def __init__(self, work: ShardWork) -> None:
-        self._work = work
+    All copies of the step in one process share the weights, which are loaded once and dropped with the last of them.
+    """
+
+    def __init__(self, work: ShardWork, encoded: PerProcess[Count]) -> None:
+        self._work, self._encoded = work, encoded
+        self._loaded = PerProcess(functools.partial(load_encoder, work))
+
+    def setup(self) -> None:
+        with contextlib.ExitStack() as stack:
+            codec, encoder = stack.enter_context(self._loaded)
+            encoded = stack.enter_context(self._encoded)
+            self._encoder = ShardEncoder(self._work, codec, encoder, encoded)
+            stack.callback(self._encoder.close)
+            self._in_use = stack.pop_all()
 
     def process(self, group: tuple[int, ...]) -> Iterator[None]:
-        _shared_encoder(self._work).encode(group)
+        self._encoder.encode(group)
         return iter(())
 
     def finish_bundle(self) -> None:
-        _shared_encoder(self._work).finish()
+        self._encoder.finish()
+
+    def teardown(self) -> None:
+        del self._encoder  # it holds the weights
+        self._in_use.close()
 
 
-def encode_graph(pipeline: beam.Pipeline, *, work: ShardWork, groups: Sequence[tuple[int, ...]]) -> None:
-    """Adds the encode step over `groups` to `pipeline`."""
+def encode_graph(
+    pipeline: beam.Pipeline, *, work: ShardWork, groups: Sequence[tuple[int, ...]], encoded: PerProcess[Count]
+) -> None:
+    """Adds the encode step over `groups` to `pipeline`; in this process `encoded` counts passages, for display."""
     _ = (
         pipeline
         | "Shards" >> beam.Create(list(groups))
         | "Spread" >> beam.Reshuffle()
-        | "Encode" >> beam.ParDo(EncodeShards(work))
+        | "Encode" >> beam.ParDo(EncodeShards(work, encoded))
     )

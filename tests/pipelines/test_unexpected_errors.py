@@ -32,7 +32,7 @@ def broken(*_: object, **__: object) -> None:
 def test_a_mistake_inside_a_beam_step_is_one_line(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], debug: bool
 ) -> None:
-    monkeypatch.setattr(shards, "_shared_encoder", broken)
+    monkeypatch.setattr(shards, "ShardEncoder", broken)
     arguments = [
         "encode",
         str(world / "corpus.jsonl"),
