@@ -1,6 +1,7 @@
 """The encode job: from sources to a committed memory. Plan, encode, commit; each stage can be resumed.
 
     plan     sources -> articles -> passages, one text shard for each 1,024, straight into the new segment
+    fit      only for codecs with fitted tables: a sample of tokens -> the tables, kept for the life of the memory
     encode   a Beam graph over shards: tokens -> batches -> codec -> one Zarr shard, an entry in the ledger
     commit   every shard is there: one catalog commit, version 1
 
@@ -22,7 +23,7 @@ from ..encoders.memory_encoder import default_shapes
 from ..encoders.models import LoadedModel, load_model
 from ..progress import Progress, Quiet
 from ..storage.catalog import Catalog
-from ..storage.codecs import Codec, make_codec
+from ..storage.codecs import CodecSpec, parse_codec
 from ..storage.files import TEMPORARY_PREFIX
 from ..storage.identity import EncoderIdentity, Identity, PassageSettings
 from ..storage.ledger import JOBS, Ledger
@@ -35,6 +36,7 @@ from ..storage.segment_writer import SegmentWriter
 from .corpus import Corpus
 from .corpus.passages import DEFAULT_WORDS
 from .corpus.plan import PlanSummary, plan
+from .encoding.codec_fit import codec_tables
 from .encoding.encoding_job import (
     Encoding,
     check_identity,
@@ -105,7 +107,8 @@ def encode(
         sources: paths, directories, globs, fsspec URLs, `-` or `tfds:` names.
         memory: the directory to make.
         model: a model directory or a built-in name.
-        codec: how token representations are stored: `float32`, `bfloat16` or `int8`.
+        codec: how token representations are stored, as `name` or `name:key=value,...`: `float32`, `bfloat16`, `int8`,
+            or another registered codec.
         format: the sources' format; None tells it from their content.
         fields: role (`id`, `title`, `text`) -> the field that holds it; None takes the known names.
         mixed: files of one source may have different formats.
@@ -122,7 +125,7 @@ def encode(
     progress = progress or Quiet()
     directory = local_path(memory)
     loaded = load_model(model)
-    stored_as = make_codec(codec, loaded.config.encoder.d_model)
+    stored_as = parse_codec(codec, loaded.config.encoder.d_model)
     identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=precision)
     corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
     depends_on = {
@@ -177,15 +180,25 @@ def encode(
         else:
             summary = PlanSummary.from_json(planned)
             progress.say(f"resuming job {job}: {ledger.progress().rows:,} of {summary.passages:,} passages done")
-        Memory.create(directory, identity)
+        tables, fit = codec_tables(
+            spec=stored_as,
+            model=loaded,
+            identity=identity,
+            text=SegmentWriter(directory, segment_id(job)),
+            rows=summary.passages,
+            ledger=ledger,
+            progress=progress,
+            seconds=seconds,
+        )
+        created = Memory.create(directory, identity, tables)
         resumed = ledger.progress().rows
         with timed(seconds, "encode"):
             sealed = encode_segment(
                 memory=directory,
                 job=job,
-                encoding=Encoding.checked(loaded, identity, directory),
+                encoding=Encoding.checked(loaded, created.identity, directory),
                 rows=summary.passages,
-                code_bytes=stored_as.code_bytes,
+                code_bytes=created.codec.code_bytes,
                 engine=engine or Engine(),
                 progress=progress,
             )
@@ -204,13 +217,14 @@ def encode(
                     "code_bytes_written": sum(record.codes_bytes for record in records),
                     "sources": [str(source) for source in sources],
                     "sources_sha256": content,
+                    **({"codec_fit": fit} if fit else {}),
                 },
             )
         ledger.clear()
     return _result(directory, manifest, stored_as, rejects, nothing_to_do=False, seconds=seconds, resumed=resumed)
 
 
-def _identity(loaded: LoadedModel, name: str, codec: Codec, *, passage_words: int, precision: str) -> Identity:
+def _identity(loaded: LoadedModel, name: str, codec: CodecSpec, *, passage_words: int, precision: str) -> Identity:
     config = loaded.config
     return Identity(
         encoder=EncoderIdentity(
@@ -223,7 +237,7 @@ def _identity(loaded: LoadedModel, name: str, codec: Codec, *, passage_words: in
             precision=precision,
         ),
         passages=PassageSettings(words=passage_words, template=config.passage_template, window=config.window),
-        codec=codec.spec(),
+        codec=codec.to_json(),
         shapes=default_shapes(config.window),
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
@@ -286,7 +300,7 @@ def _fresh_directories_undone(directory: Path, job: str) -> Iterator[None]:
 def _result(
     directory: Path,
     manifest: Manifest,
-    codec: Codec,
+    codec: CodecSpec,
     rejects: Path,
     *,
     nothing_to_do: bool,

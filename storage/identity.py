@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import DamageError, GlimmerError, MismatchError, UsageError
-from .codecs import codec_from_spec, codec_names
+from .codecs import code_bytes, parse_spec, table_shapes
 from .files import read_regular, sha256_bytes, translated, write_atomic
 from .manifest import is_time
 from .segment_layout import is_sha256
@@ -188,17 +188,15 @@ class _Checker:
     def _codec(self, record: Any, tables_sha256: Any, window: int) -> None:
         if not isinstance(record, dict):
             self._wrong("codec", record)
-        self._one_of("codec.name", record.get("name"), codec_names())
-        self._integer("codec.width", record.get("width"), 1, 1 << 16)
-        if tables_sha256 == "":
-            code_bytes = codec_from_spec(record, {}).code_bytes
-            if window * code_bytes > _MAX_PASSAGE_BYTES:
-                raise ValueError(
-                    f"a window of {window} tokens of {code_bytes} bytes each is more than a passage may have "
-                    f"({_MAX_PASSAGE_BYTES} bytes)"
-                )
-        elif not is_sha256(tables_sha256):
-            self._wrong("tables_sha256", tables_sha256)
+        spec = parse_spec(record)
+        size = code_bytes(spec)
+        if window * size > _MAX_PASSAGE_BYTES:
+            raise ValueError(
+                f"a window of {window} tokens of {size} bytes each is more than a passage may have "
+                f"({_MAX_PASSAGE_BYTES} bytes)"
+            )
+        if not (is_sha256(tables_sha256) if table_shapes(spec) else tables_sha256 == ""):
+            self._wrong("tables_sha256", tables_sha256, "that of the codec's tables, or '' if it has none")
 
     def _shapes(self, shapes: Any, window: int) -> None:
         if not isinstance(shapes, list) or not 1 <= len(shapes) <= 64:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import ConflictError, DamageError, StorageError, UsageError
-from .files import make_directories, one_line, read_regular, storage_error, translated, write_atomic
+from .files import make_directories, one_line, read_regular, sha256_bytes, storage_error, translated, write_atomic
 from .locks import held, is_held
 from .manifest import check_name
 from .paths import local_path
@@ -27,10 +27,11 @@ from .segment_layout import ShardRecord
 
 JOBS = "jobs"
 _PLAN = "plan.json"
+_FIT, _TABLES = "fit.json", "tables.safetensors"
 _SHARDS = "shards"
 _LOCK = "lock"
 _RECORD_NAME = re.compile(r"([0-9]{1,9})-([0-9]{1,4})\.json")
-_LARGEST_PLAN, _LARGEST_RECORD = 1 << 30, 1 << 16
+_LARGEST_PLAN, _LARGEST_RECORD, _LARGEST_TABLES = 1 << 30, 1 << 16, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,24 @@ class Ledger:
             except FileNotFoundError:
                 return None
 
+    def write_fit(self, fit: Mapping[str, Any], tables: bytes) -> None:
+        """Records that the codec was fitted: `tables`, and `fit`, a JSON object that says to what."""
+        make_directories(self._shards)
+        write_atomic(self.directory / _TABLES, tables)
+        write_atomic(self.directory / _FIT, _sealed({**fit, "tables_sha256": sha256_bytes(tables)}))
+
+    def read_fit(self) -> tuple[dict[str, Any], bytes] | None:
+        """What `write_fit` recorded, with `tables_sha256`; None if the fit has not finished or is not what was written.
+
+        A fit that is damaged is made again.
+        """
+        with contextlib.suppress(ValueError, RecursionError, FileNotFoundError, DamageError):
+            fit = _opened(read_regular(self.directory / _FIT, most=_LARGEST_RECORD))
+            tables = read_regular(self.directory / _TABLES, most=_LARGEST_TABLES)
+            if sha256_bytes(tables) == fit.get("tables_sha256"):
+                return fit, tables
+        return None
+
     def record(self, record: ShardRecord) -> None:
         """Marks a shard as done; repeating it is harmless. Call it after `SegmentWriter.write_shard` returned."""
         make_directories(self._shards)
@@ -112,8 +131,9 @@ class Ledger:
         return Progress(len(rows), sum(rows))
 
     def forget(self) -> None:
-        """Deletes plan and records and keeps the lock that the caller holds: the job starts from nothing next time."""
-        remove_file(self.directory / _PLAN, within=self._memory)
+        """Deletes plan, fit and records, not the lock that the caller holds: the job starts from nothing next time."""
+        for name in (_PLAN, _FIT, _TABLES):
+            remove_file(self.directory / name, within=self._memory)
         remove_tree(self._shards, within=self._memory)
 
     def clear(self) -> None:

@@ -19,13 +19,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from .. import DamageError, GlimmerError, MismatchError, StorageError, UsageError
 from . import version_indexes as index
 from .catalog import Catalog
-from .codecs import Codec, codec_from_spec
+from .codecs import Codec, codec_from_spec, tables_from_bytes, tables_to_bytes
 from .files import damage, make_directories, read_regular, sha256_bytes, translated, write_atomic
 from .identity import Identity, read_identity, write_identity
 from .idmap import IdMap, IdMapDamageError, segment_bases
@@ -77,7 +75,7 @@ class Memory:
         path, tables = local_path(path), tables or {}
         catalog = Catalog(path)
         make_directories(path)
-        content = save_tensors({name: np.ascontiguousarray(array) for name, array in tables.items()}) if tables else b""
+        content = tables_to_bytes(tables)
         identity = replace(identity, tables_sha256=sha256_bytes(content) if tables else "")
         codec_from_spec(identity.codec, tables)
         digest = write_identity(path, identity)
@@ -352,8 +350,7 @@ def read_tables(memory: Path, identity: Identity) -> dict[str, npt.NDArray[Any]]
         content = read_regular(path, most=_LARGEST_TABLES)
         if sha256_bytes(content) != identity.tables_sha256:
             raise DamageError(f"{path}: not the file that memory.json records; restore it from a copy of the memory")
-        tables: dict[str, npt.NDArray[Any]] = load_tensors(content)
-        return tables
+        return tables_from_bytes(content)
 
 
 def commit(

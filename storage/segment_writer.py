@@ -7,6 +7,7 @@ bytes. Sealing lists size and SHA-256 of each shard in `digests.arrow`; a sealed
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,15 @@ class SegmentWriter:
     def read_text(self, shard: int) -> list[Passage]:
         """The passages of `shard` as planned, each row's checksum checked."""
         return TextShard(self.directory / text_name(shard), "plan the job again").passages()
+
+    def read_rows(self, rows: Sequence[int]) -> list[Passage]:
+        """The passages in `rows`, ascending, as planned, each checked; opens only the shards that hold them."""
+        return [
+            shard.passage(row % SHARD_ROWS)
+            for number, group in itertools.groupby(rows, key=lambda row: row // SHARD_ROWS)
+            for shard in (TextShard(self.directory / text_name(number), "plan the job again"),)
+            for row in group
+        ]
 
     # Encoding: codes and lengths.
 

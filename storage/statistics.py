@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .codecs import spec_text
 from .identity import IDENTITY
 from .memory import TABLES, Memory
 
@@ -22,7 +23,7 @@ class Inspection:
         segments: how many segments hold live passages; `rows` is how many rows they hold, dead ones included.
         bytes_on_disk: memory.json, codec tables, live catalog files and live segments (all of each).
         bytes_per_token: bytes_on_disk over live tokens; 0 for an empty memory.
-        codec: the codec's name; `code_bytes` what it takes per token before compression.
+        codec: the codec's name and parameters; `code_bytes` what it takes per token before compression.
         encoder: the encoder's name; `fingerprint` its fingerprint.
         window: longest passage that fits, in tokens.
         histogram: (first length, last length, passages), bars of equal width over 1 … window.
@@ -72,7 +73,7 @@ def inspect_memory(memory: Memory) -> Inspection:
         rows=sum(entry.rows for entry in manifest.segments.values()),
         bytes_on_disk=size,
         bytes_per_token=size / memory.tokens if memory.tokens else 0.0,
-        codec=memory.codec.name,
+        codec=spec_text(memory.codec.spec()),
         code_bytes=memory.codec.code_bytes,
         encoder=memory.identity.encoder.name,
         fingerprint=memory.identity.encoder.fingerprint,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...storage.codecs import spec_text
 from ...storage.memory import Memory
 from ...storage.outputs import writing
 from .query_range import AnswerWork
@@ -51,7 +52,7 @@ def write_report(
             "query file": f"{asked.name} ({asked.format})",
             "memory": f"{memory.directory}, version {memory.version}",
             "passages": f"{memory.passages:,}",
-            "codec": memory.codec.name,
+            "codec": spec_text(memory.codec.spec()),
             "model": work.model,
             "candidates": f"{work.candidates}, from {_candidate_source(work, candidates_from)}",
             "selected": work.select,

@@ -18,7 +18,7 @@ from ...encoders.compilation import enable_compilation_cache
 from ...encoders.memory_encoder import MemoryEncoder, default_shapes
 from ...encoders.models import load_model
 from ...progress import Progress, Quiet
-from ...storage.codecs import make_codec
+from ...storage.codecs import code_bytes, codec_with_zero_tables, fit_samples, new_codec, parse_codec
 from ..corpus import Corpus
 from ..corpus.passages import DEFAULT_WORDS
 from ..corpus.plan import PlanSummary, plan
@@ -39,7 +39,8 @@ class DryRun:
         text_bytes: of these, text, token ids and catalog.
         batches: batches by length.
         compilations: programs the job compiles.
-        seconds: expected time of the encode stage here, from one timed batch of each shape, plus the plan's.
+        seconds: expected time of the encode stage here, from one timed batch of each shape, plus the plan's,
+            without fitting a codec.
         devices: what it was timed on.
         corpus: the formats met by file, and what was skipped.
     """
@@ -93,7 +94,8 @@ def dry_run(
     progress.done()
     for line in corpus.notes():
         progress.say(line)
-    stored_as = make_codec(codec, config.encoder.d_model)
+    spec = parse_codec(codec, config.encoder.d_model)
+    stored_as = codec_with_zero_tables(spec) if fit_samples(spec) else new_codec(spec)
     shapes = default_shapes(config.window)
     devices = jax.local_device_count()
     by_length = summary.buckets([length for _, length in shapes])
@@ -114,7 +116,7 @@ def dry_run(
         plan=summary,
         flops=2.0 * layers * real,
         padded_flops=2.0 * layers * padded,
-        most_bytes=summary.tokens * stored_as.code_bytes + text_bytes,
+        most_bytes=summary.tokens * code_bytes(spec) + text_bytes,
         text_bytes=text_bytes,
         batches=batches,
         compilations=encoder.compilations,

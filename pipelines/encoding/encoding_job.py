@@ -23,6 +23,7 @@ from ... import MismatchError
 from ...encoders.models import LoadedModel
 from ...progress import Progress, polled
 from ...storage.catalog_files import passage_rows
+from ...storage.codecs import spec_text
 from ...storage.identity import Identity
 from ...storage.ledger import Ledger
 from ...storage.passage import SHARD_ROWS
@@ -94,7 +95,7 @@ def check_identity(wanted: Identity, found: Identity, where: str | Path) -> None
         for name, here, there in (
             ("encoder fingerprint", wanted.encoder.fingerprint[:12], found.encoder.fingerprint[:12]),
             ("precision", wanted.encoder.precision, found.encoder.precision),
-            ("codec", wanted.codec["name"], found.codec["name"]),
+            ("codec", spec_text(wanted.codec), spec_text(found.codec)),
             ("passage words", wanted.passages.words, found.passages.words),
             ("window", wanted.passages.window, found.passages.window),
             ("shapes", wanted.shapes, found.shapes),
@@ -134,7 +135,8 @@ def encode_segment(
         segment=segment_id(job),
         model=str(encoding.model.path),
         fingerprint=identity.encoder.fingerprint,
-        codec=identity.codec["name"],
+        codec=spec_text(identity.codec),
+        tables_sha256=identity.tables_sha256,
         precision=identity.encoder.precision,
         shapes=tuple((shape[0], shape[1]) for shape in identity.shapes),
         rows=rows,

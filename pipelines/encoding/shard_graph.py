@@ -14,6 +14,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -23,8 +24,10 @@ from ... import MismatchError
 from ...encoders.compilation import enable_compilation_cache
 from ...encoders.memory_encoder import MemoryEncoder
 from ...encoders.models import LoadedModel, load_model
-from ...storage.codecs import Codec, make_codec
+from ...storage.codecs import Codec, codec_from_spec, spec_text
+from ...storage.identity import read_identity
 from ...storage.ledger import Ledger
+from ...storage.memory import read_tables
 from ...storage.passage import SHARD_ROWS
 from ...storage.segment_writer import SegmentWriter
 from ..per_process import Count, PerProcess
@@ -38,7 +41,8 @@ class ShardWork:
     """All a worker needs to encode shards of one job, small enough to ship to it.
 
     `rows` and `window` give the segment's shape, `shapes` the encoder's fixed (rows, length) batches. A worker refuses
-    a model that has not the `fingerprint`.
+    a model that has not the `fingerprint`, and a memory whose codec is not `codec`, as a command line has it, with
+    tables of the digest `tables_sha256`.
     """
 
     memory: str
@@ -47,6 +51,7 @@ class ShardWork:
     model: str
     fingerprint: str
     codec: str
+    tables_sha256: str
     precision: str
     shapes: tuple[tuple[int, int], ...]
     rows: int
@@ -121,7 +126,10 @@ class ShardEncoder:
 
 
 def load_encoder(work: ShardWork) -> tuple[Codec, MemoryEncoder]:
-    """The codec and the compiled memory encoder of a job. Raises MismatchError for a model of another fingerprint."""
+    """The memory's codec and the compiled memory encoder of a job.
+
+    Raises MismatchError for a model of another fingerprint, and for a memory of another codec.
+    """
     enable_compilation_cache()
     loaded = with_window(load_model(work.model), work.window)
     if loaded.fingerprint != work.fingerprint:
@@ -129,8 +137,22 @@ def load_encoder(work: ShardWork) -> tuple[Codec, MemoryEncoder]:
             f"{work.model}: a worker found another encoder ({loaded.fingerprint[:12]}…) there than the job was started "
             f"with ({work.fingerprint[:12]}…); give every worker the same model directory"
         )
-    codec = make_codec(work.codec, loaded.config.encoder.d_model)
+    codec = _memory_codec(work)
     return codec, MemoryEncoder(loaded, precision=work.precision, shapes=work.shapes, transform=codec.encode)
+
+
+def _memory_codec(work: ShardWork) -> Codec:
+    """The codec that the memory itself describes, with the memory's own tables."""
+    memory = Path(work.memory)
+    identity = read_identity(memory)
+    found = (spec_text(identity.codec), identity.tables_sha256)
+    if found != (work.codec, work.tables_sha256):
+        raise MismatchError(
+            f"a worker found the codec {found[0]} there, the job was started with {work.codec}",
+            where=memory,
+            remedy="run the job again, and let it end before the memory is replaced",
+        )
+    return codec_from_spec(identity.codec, read_tables(memory, identity))
 
 
 def with_window(model: LoadedModel, window: int) -> LoadedModel:

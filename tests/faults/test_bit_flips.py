@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from glimmer import GlimmerError
-from glimmer.storage import codecs
-from glimmer.storage.codecs import Int8Codec
+from glimmer.storage.codecs import TableShape, register_codec, registry
+from glimmer.storage.codecs.int8 import Int8Codec
 from glimmer.storage.memory import Memory, read_tables
 from glimmer.storage.verify import verify
 
@@ -59,8 +59,13 @@ class TableCodec:
 def memory(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three versions, two segments, a codec with codebooks."""
     table = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
-    build = lambda spec, tables: TableCodec(spec["width"], tables["book"])  # noqa: E731
-    monkeypatch.setitem(codecs._CODECS, "tabled", (frozenset({"name", "width"}), build))
+    monkeypatch.setattr(registry, "_definitions", dict(registry._definitions))
+    register_codec(
+        TableCodec.name,
+        code_bytes=lambda spec: spec.width + 4,
+        tables=lambda spec: {"book": TableShape((16, 4), np.float32)},
+        load=lambda spec, tables: TableCodec(spec.width, tables["book"]),
+    )
     identity = kit.identity(codec={"name": "tabled", "width": kit.width})
     path = tmp_path / "m"
     Memory.create(path, identity, {"book": table})

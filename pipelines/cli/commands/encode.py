@@ -11,7 +11,7 @@ from ..printing import echo, print_json, shown_path
 from ..tables import duration, pairs, size
 from ..terminal import TerminalProgress
 from .corpus_options import corpus_arguments, corpus_options
-from .options import engine, json_option, runner_option, runner_options_option
+from .options import codec_option, engine, json_option, runner_option, runner_options_option
 
 if TYPE_CHECKING:
     from ...capacity.dry_run import DryRun
@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--memory", required=True, type=click.Path(), help="Directory of the memory to make.")
 @click.option("--model", required=True, help="A model directory, or a built-in name (minilm, sample).")
-@click.option(
-    "--codec",
-    type=click.Choice(["float32", "bfloat16", "int8"]),
-    default="int8",
-    show_default=True,
-    help="How token representations are stored.",
-)
+@codec_option
 @corpus_options
 @click.option(
     "--passage-words", type=click.IntRange(min=1), default=DEFAULT_WORDS, show_default=True, help="Words in a passage."

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from ....reader.config import ReaderConfig
-from ....storage.codecs import codec_names, make_codec
+from ....storage.codecs import code_bytes, parse_codec
 from ...capacity.estimate import FORMULA_LEAVES_OUT, LEFT_OUT, PEAKS, T5_SIZES, Estimate, model_config, readers_table
 from ...capacity.estimate import estimate as estimate_costs
 from ..printing import echo, print_json
 from ..tables import duration, grid, pairs, size
-from .options import json_option
+from .options import codec_option, json_option
 
 
 class _Peak(click.ParamType[float]):
@@ -44,9 +44,7 @@ class _Peak(click.ParamType[float]):
     show_default=True,
     help="Mean tokens of a passage.",
 )
-@click.option(
-    "--codec", type=click.Choice(codec_names()), default="int8", show_default=True, help="How tokens are stored."
-)
+@codec_option
 @click.option("--live-proportion", type=float, help="Share of layers run online, α.  [default: the model's, or 1/3]")
 @click.option("--rerank-proportion", type=float, help="Share of those before re-ranking, β.  [default: or 1/4]")
 @click.option(
@@ -109,7 +107,7 @@ def estimate(
         model=config,
         passages=passages,
         passage_tokens=passage_tokens,
-        code_bytes=make_codec(codec, config.encoder.d_model).code_bytes,
+        code_bytes=code_bytes(parse_codec(codec, config.encoder.d_model)),
         candidates=candidates,
         selected=select,
         question_tokens=question_tokens,

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import click
 
+from .... import UsageError
+from ....storage.codecs import codec_names, parse_codec_text
 from ...engines import IN_PROCESS, Engine
+
+
+class _Codec(click.ParamType[str]):
+    """A codec's name, with parameters if it takes some; checked, and handed on as it was written."""
+
+    name = "codec"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join(codec_names())}][:KEY=VALUE,...]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            parse_codec_text(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
 
 memory_argument = click.argument("memory", type=click.Path(file_okay=False))
 version_option = click.option(
     "--version", "version", type=click.IntRange(min=0), default=None, help="Version to look at.  [default: the newest]"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for scripts.")
+codec_option = click.option(
+    "--codec", type=_Codec(), default="int8", show_default=True, help="How token representations are stored."
+)
 runner_option = click.option(
     "--runner",
     default=IN_PROCESS,

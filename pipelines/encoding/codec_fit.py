@@ -1,0 +1,124 @@
+"""Fitting a codec's tables: a sample of the corpus's own token representations, the same however the job is run.
+
+Codecs with learned tables, product quantisation such as MEMORY-VQ's (arXiv 2308.14903) for one, are fitted once, after
+the plan and before the first passage is encoded. What they are fitted to follows from the plan alone, never from
+batches, engines or the order of workers: passages are spread evenly over the planned rows, tokens evenly over the
+passages. The ledger keeps the tables, so that an interrupted job resumes with the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from ...encoders.compilation import enable_compilation_cache
+from ...encoders.memory_encoder import MemoryEncoder
+from ...encoders.models import LoadedModel
+from ...progress import Progress
+from ...storage.codecs import CodecSpec, Tables, fit_codec, fit_samples, new_codec, tables_from_bytes, tables_to_bytes
+from ...storage.identity import Identity
+from ...storage.ledger import Ledger
+from ...storage.segment_writer import SegmentWriter
+from .encoding_job import timed
+
+SEED = 0
+TOKENS_A_PASSAGE = 16
+"""Tokens of a passage in the sample, on average: neighbours are alike, so many passages say more than whole ones."""
+
+
+def codec_tables(
+    *,
+    spec: CodecSpec,
+    model: LoadedModel,
+    identity: Identity,
+    text: SegmentWriter,
+    rows: int,
+    ledger: Ledger,
+    progress: Progress,
+    seconds: dict[str, float],
+) -> tuple[Tables, dict[str, Any] | None]:
+    """The tables of a new memory's codec, and what they were fitted to.
+
+    Args:
+        spec: the codec.
+        model, identity: the memory's encoder, precision and shapes.
+        text: the job's segment, planned: `rows` passages.
+        ledger: keeps what was fitted; what it has is used.
+        progress: progress callback.
+        seconds: gets the wall time of "fit", where something is fitted.
+
+    Returns (tables, empty for a codec without; JSON-able `passages`, `samples`, `seed` and `tables_sha256`, None for a
+    codec that is not fitted). Raises what the codec's `fit` and the encoder raise.
+    """
+    most = fit_samples(spec)
+    if not most:
+        return new_codec(spec).tables(), None
+    kept = ledger.read_fit()
+    if kept is None:
+        with timed(seconds, "fit"):
+            passages = text.read_rows(spread(rows, -(-most // TOKENS_A_PASSAGE), f"{SEED}/passages").tolist())
+            tokens = [passage.tokens for passage in passages]
+            enable_compilation_cache()
+            encoder = MemoryEncoder(
+                model, precision=identity.encoder.precision, shapes=identity.shapes, transform=_as_float32
+            )
+            samples = sampled_tokens(encoder, tokens, most, progress)
+            progress.stage("fit", total=None, unit="tokens", start=len(samples))
+            codec = fit_codec(spec, samples, SEED)
+            progress.done()
+            fit = {"passages": len(passages), "samples": len(samples), "seed": SEED}
+            ledger.write_fit(fit, tables_to_bytes(codec.tables()))
+        kept = ledger.read_fit()
+        assert kept is not None, "the fit was just written"
+    fit, content = kept
+    return tables_from_bytes(content), fit
+
+
+def sampled_tokens(
+    encoder: MemoryEncoder, tokens: Sequence[npt.NDArray[np.int32]], most: int, progress: Progress
+) -> npt.NDArray[np.float32]:
+    """float32 [n, width]: representations of n <= `most` tokens, evenly spread over all of `tokens`, in their order.
+
+    `encoder` gives float32 [rows, length, width]; a representation is what a codec's `encode` gets.
+    """
+    ends = np.cumsum([len(each) for each in tokens])
+    chosen = spread(int(ends[-1]), most, f"{SEED}/tokens")
+    owners = np.searchsorted(ends, chosen, side="right")
+    places = chosen - np.concatenate([[0], ends[:-1]])[owners]
+    edges = np.searchsorted(owners, np.arange(len(tokens) + 1))  # passage i has the samples edges[i] … edges[i + 1]
+    samples = np.empty((len(chosen), encoder.model.config.encoder.d_model), np.float32)
+    progress.stage("sample", total=len(tokens), unit="passages")
+    done = 0
+    for batch in encoder.encode(tokens):
+        for row, index in enumerate(batch.indices.tolist()):
+            part = slice(edges[index], edges[index + 1])
+            samples[part] = batch.outputs[row, places[part]]
+        done += len(batch.indices)
+        progress.at(done)
+    progress.done()
+    return samples
+
+
+def spread(total: int, most: int, seed: str) -> npt.NDArray[np.int64]:
+    """int64 [min(total, most)], ascending and distinct: 0 … total - 1 cut into so many spans, a number out of each.
+
+    Where in its span follows from a hash, so that a corpus with a period is sampled fairly, and no release of a library
+    of random numbers changes it.
+    """
+    count = min(total, most)
+    chosen = np.empty(count, np.int64)
+    for number in range(count):
+        first, end = number * total // count, (number + 1) * total // count
+        dice = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:8], "little")
+        chosen[number] = first + dice % (end - first)
+    return chosen
+
+
+def _as_float32(hidden: jax.Array) -> jax.Array:
+    return hidden.astype(jnp.float32)

@@ -1,0 +1,49 @@
+"""Codecs: how one token's representation becomes bytes, and back. `base` says what one is, `registry` which exist.
+
+`float32` and `bfloat16` keep the bits; `int8` keeps a scale per token. Another codec, with tables or without, is one
+more file; see `registry`.
+"""
+
+from __future__ import annotations
+
+from .base import Codec, CodecSpec, Parameter, Scalar, Tables, TableShape, spec_text, tables_from_bytes, tables_to_bytes
+from .registry import (
+    code_bytes,
+    codec_from_spec,
+    codec_names,
+    codec_with_zero_tables,
+    fit_codec,
+    fit_samples,
+    make_codec,
+    new_codec,
+    parse_codec,
+    parse_codec_text,
+    parse_spec,
+    register_codec,
+    table_shapes,
+)
+
+__all__ = [
+    "Codec",
+    "CodecSpec",
+    "Parameter",
+    "Scalar",
+    "TableShape",
+    "Tables",
+    "code_bytes",
+    "codec_from_spec",
+    "codec_names",
+    "codec_with_zero_tables",
+    "fit_codec",
+    "fit_samples",
+    "make_codec",
+    "new_codec",
+    "parse_codec",
+    "parse_codec_text",
+    "parse_spec",
+    "register_codec",
+    "spec_text",
+    "table_shapes",
+    "tables_from_bytes",
+    "tables_to_bytes",
+]
