@@ -1,13 +1,23 @@
-"""Codecs: how one token's representation becomes bytes, and back. `base` says what one is, `registry` which exist.
+"""Codecs: how one token's representation becomes bytes, and back. `codec` says what one is, `codec_registry` lists all.
 
 `float32` and `bfloat16` keep the bits; `int8` keeps a scale per token. Another codec, with tables or without, is one
-more file; see `registry`.
+more file.
 """
 
 from __future__ import annotations
 
-from .base import Codec, CodecSpec, Parameter, Scalar, Tables, TableShape, spec_text, tables_from_bytes, tables_to_bytes
-from .registry import (
+from .codec import (
+    Codec,
+    CodecSpec,
+    Parameter,
+    Scalar,
+    Tables,
+    TableShape,
+    spec_text,
+    tables_from_bytes,
+    tables_to_bytes,
+)
+from .codec_registry import (
     code_bytes,
     codec_from_spec,
     codec_names,

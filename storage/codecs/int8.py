@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .array_bytes import from_bytes, to_bytes
-from .base import check_width
-from .registry import register_codec
+from .codec import check_width
+from .codec_registry import register_codec
 
 if TYPE_CHECKING:
     import jax

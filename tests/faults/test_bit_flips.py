@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from glimmer import GlimmerError
-from glimmer.storage.codecs import TableShape, register_codec, registry
+from glimmer.storage.codecs import TableShape, codec_registry, register_codec
 from glimmer.storage.codecs.int8 import Int8Codec
 from glimmer.storage.memory import Memory, read_tables
 from glimmer.storage.verify import verify
@@ -59,7 +59,7 @@ class TableCodec:
 def memory(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three versions, two segments, a codec with codebooks."""
     table = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
-    monkeypatch.setattr(registry, "_definitions", dict(registry._definitions))
+    monkeypatch.setattr(codec_registry, "_definitions", dict(codec_registry._definitions))
     register_codec(
         TableCodec.name,
         code_bytes=lambda spec: spec.width + 4,

@@ -26,7 +26,7 @@ from glimmer.pipelines.engines import Engine
 from glimmer.pipelines.maintenance.compact import compact
 from glimmer.pipelines.maintenance.repair import repair
 from glimmer.pipelines.refresh import refresh
-from glimmer.storage.codecs import registry
+from glimmer.storage.codecs import codec_registry
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 
@@ -46,7 +46,7 @@ def quantiser() -> Iterator[None]:
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-        patch.setattr(registry, "_definitions", dict(registry._definitions))
+        patch.setattr(codec_registry, "_definitions", dict(codec_registry._definitions))
         spec.loader.exec_module(module)
         yield
 

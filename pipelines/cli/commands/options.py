@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from .... import UsageError
-from ....storage.codecs import codec_names, parse_codec_text
 from ...engines import IN_PROCESS, Engine
 
 
@@ -15,9 +14,13 @@ class _Codec(click.ParamType[str]):
     name = "codec"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        from ....storage.codecs import codec_names
+
         return f"[{'|'.join(codec_names())}][:KEY=VALUE,...]"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from ....storage.codecs import parse_codec_text
+
         try:
             parse_codec_text(str(value))
         except UsageError as error:

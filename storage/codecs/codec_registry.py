@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import DamageError, GlimmerError, UsageError
-from .base import MAX_WIDTH, Codec, CodecSpec, Parameter, Scalar, Tables, TableShape, is_codec_name
+from .codec import MAX_WIDTH, Codec, CodecSpec, Parameter, Scalar, Tables, TableShape, is_codec_name
 
 ENTRY_POINTS = "glimmer.codecs"
 FIT_SAMPLES = 1 << 16
