@@ -16,6 +16,7 @@ from .errors import (
     InputError,
     MismatchError,
     ModelError,
+    PassageNotFoundError,
     StorageError,
     UsageError,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "InputError",
     "MismatchError",
     "ModelError",
+    "PassageNotFoundError",
     "StorageError",
     "UsageError",
     "__version__",

@@ -58,6 +58,10 @@ class UsageError(GlimmerError):
     """The request itself cannot be met: settings that contradict each other, a path that does not exist."""
 
 
+class PassageNotFoundError(UsageError, KeyError):
+    """A version of a memory has no passage of that id; a KeyError too, as mappings raise it."""
+
+
 class ModelError(GlimmerError):
     """A model directory or checkpoint is incomplete, malformed or of an unsupported kind."""
 

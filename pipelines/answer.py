@@ -13,17 +13,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from .. import UsageError
 from ..encoders.models import LoadedModel, load_model
 from ..progress import Progress, Quiet
+from ..reader.encoder_match import check_encoder
 from ..reader.formats.predictions import PredictionWriter
-from ..reader.formats.queries import LONG_QUESTIONS, LongQuestions, QueryFile, open_queries
-from ..reader.generation import GenerationConfig
+from ..reader.formats.queries import LongQuestions, QueryFile, open_queries
 from ..reader.serving.analysis import DEFAULT_LANGUAGE
-from ..reader.serving.candidates import Brought
-from ..reader.serving.device_stages import check_answers, default_rows
+from ..reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES, Precision
+from ..reader.serving.answer_options import AnswerOptions
+from ..reader.serving.candidates import ProvidedPassages
 from ..reader.serving.question_batches import Shapes
 from ..reader.serving.question_reader import LongCounts, QuestionReader
 from ..reader.serving.retrieval_index import check_passages, index_language, open_index
@@ -34,8 +35,6 @@ from .answering.output import PredictionTarget, prediction_target
 from .answering.query_range import AnswerWork, CandidatesFrom, RangeAnswerer
 from .answering.range_graph import RANGE_QUERIES, answer_on_engine, discard_parts
 from .answering.tally import Tally, shown_numbers
-from .defaults import DEFAULT_CANDIDATES, DEFAULT_SELECT
-from .encoding.encoding_job import Encoding
 from .engines import Engine
 
 
@@ -51,7 +50,7 @@ class AnswerResult:
         format, fields: how the query file was read: its format, and which of its fields was taken for what.
         long_questions: queries whose question was shortened or skipped, of the whole file.
         without_provenance: queries to be answered from provenance whose record has none, of the whole file.
-        lacking: queries with provenance that the memory does not have, of the whole file.
+        missing: queries with provenance that the memory does not have, of the whole file.
         without_candidates: queries that found no passage; their answer is empty. `empty`: other empty answers.
         seconds: wall seconds of answering, start-up and index building left out.
         stages: seconds by stage; stages overlap (see `answering.clock`).
@@ -72,7 +71,7 @@ class AnswerResult:
     fields: Mapping[str, str]
     long_questions: LongCounts
     without_provenance: int
-    lacking: int
+    missing: int
     notes: tuple[str, ...] = ()
 
     @property
@@ -93,7 +92,7 @@ class AnswerResult:
             "fields": dict(self.fields),
             "long_questions": {"shortened": self.long_questions.shortened, "skipped": self.long_questions.skipped},
             "without_provenance": self.without_provenance,
-            "provenance_not_in_memory": self.lacking,
+            "provenance_not_in_memory": self.missing,
             "without_candidates": self.without_candidates,
             "empty_answers": self.empty,
             "seconds": self.seconds,
@@ -114,16 +113,16 @@ def answer(
     memory_version: int | None = None,
     beams: int = 1,
     batch_size: int | None = None,
-    max_answer_tokens: int = 32,
+    max_answer_tokens: int = DEFAULT_ANSWER_TOKENS,
     length_penalty: float = 1.0,
-    grounded: bool = False,
+    grounded: bool | None = None,
     report: str | os.PathLike[str] | None = None,
     format: str | None = None,
     fields: Mapping[str, str] | None = None,
     long_questions: LongQuestions = "auto",
     strict: bool = False,
     candidates_from: CandidatesFrom = "auto",
-    precision: Literal["bfloat16", "float32"] = "bfloat16",
+    precision: Precision = "bfloat16",
     restart: bool = False,
     engine: Engine | None = None,
     range_queries: int = RANGE_QUERIES,
@@ -143,7 +142,8 @@ def answer(
         beams: 1 is greedy decoding.
         batch_size: queries in a batch; None suits the device. Other sizes change rounding, nothing else.
         max_answer_tokens, length_penalty: see `GenerationConfig`.
-        grounded: allow only answers that stand in the passages.
+        grounded: allow only answers that occur verbatim in the passages; None does where the model's tokenizer loses
+            upper case, so that answers are written as the passages have them.
         report: an HTML file to write about the job.
         format: the query file's format; None tells it from the content.
         fields: names of its fields that are not known: "question", "id", "answers" -> key or column.
@@ -154,7 +154,7 @@ def answer(
         candidates_from: "auto" takes the passages a query brings, else retrieves; "retrieval" always retrieves;
             "provenance" answers KILT records from their own gold provenance; a record without any, or whose pages the
             memory lacks, is answered from what there is, at worst emptily.
-        precision: of products.
+        precision: of matrix products, "bfloat16" or "float32"; accumulation is float32.
         restart: answer everything anew.
         engine: runs the job as a Beam graph over ranges of `range_queries`; None answers in this process.
         stdin: what "-" reads; None is standard input.
@@ -166,16 +166,25 @@ def answer(
     be written. Whatever ends the job later, predictions written stay and the same command resumes after them.
     """
     progress = progress or Quiet()
-    generation = GenerationConfig(
-        beams=beams, max_new_tokens=max_answer_tokens, length_penalty=length_penalty, grounded=grounded
-    )
-    select = min(DEFAULT_SELECT, candidates) if select is None else select
-    _check_numbers(candidates, select, batch_size, range_queries)
-    if long_questions not in LONG_QUESTIONS:
-        raise UsageError(f"no way {long_questions!r} to treat long questions; there are: {', '.join(LONG_QUESTIONS)}")
+    if range_queries < 1:
+        raise UsageError(f"a range has at least 1 query, not {range_queries}")
     if engine is not None and inputs.is_stream(queries):
         raise UsageError("a stream cannot be shared with Beam workers; save the queries to a file first")
     _check_outputs(output, report, queries=queries, memory=memory, model=model)
+
+    loaded = load_model(model)
+    options = AnswerOptions.resolved(
+        loaded,
+        candidates=candidates,
+        select=select,
+        beams=beams,
+        max_answer_tokens=max_answer_tokens,
+        length_penalty=length_penalty,
+        grounded=grounded,
+        precision=precision,
+        batch_size=batch_size,
+        long_questions=long_questions,
+    )
 
     progress.stage("check", total=None, unit="queries")
     asked = open_queries(
@@ -192,26 +201,23 @@ def answer(
         raise UsageError(f"{asked.name} is compressed, and Beam workers need the plain file; unpack it first")
     opened = Memory.open(memory, memory_version)
     check_passages(opened)
-    loaded = load_model(model)
-    config = check_answers(loaded, grounded=grounded)
-    Encoding.checked(loaded, opened.identity, opened.directory)
-    read = candidates if config.scores else select
+    check_encoder(loaded, opened.identity, opened.directory)
     notes = []
-    if read < candidates:
-        notes.append(f"This model does not re-rank, so it reads the first {select} candidates of each query.")
+    if options.candidates < candidates:
+        notes.append(f"This model does not re-rank, so it reads the first {options.select} candidates of each query.")
     long = QuestionReader(loaded, Shapes(loaded, opened.window).longest_question, long_questions).check(asked)
     if long:
         notes.append(f"Questions too long to be read whole: {long} (--long-questions {long_questions}).")
-    brings = candidates_from != "retrieval" and asked.with_candidates > 0
-    brought = Brought(opened, asked.read) if brings else None
-    lacking = 0
-    if brought is not None and candidates_from == "provenance" and not strict:
-        lacking = brought.lacking(asked.read())
-        notes += _provenance_notes(asked, lacking)
-    elif brought is not None:
-        brought.check(asked.read(), asked.name)
+    uses_provided = candidates_from != "retrieval" and asked.with_candidates > 0
+    provided = ProvidedPassages(opened, asked.read) if uses_provided else None
+    missing = 0
+    if provided is not None and candidates_from == "provenance" and not strict:
+        missing = provided.missing(asked.read())
+        notes += _provenance_notes(asked, missing)
+    elif provided is not None:
+        provided.check(asked.read(), asked.name)
     progress.done()
-    retrieves = not (brings and asked.with_candidates == asked.count)
+    retrieves = not (uses_provided and asked.with_candidates == asked.count)
     language = index_language(opened) if retrieves else DEFAULT_LANGUAGE
 
     work = AnswerWork(
@@ -219,15 +225,10 @@ def answer(
         memory=str(opened.directory.resolve()),
         version=opened.version,
         model=str(loaded.path.resolve()),
-        candidates=read,
-        select=select,
-        rows=batch_size or default_rows(),
-        generation=generation,
-        precision=precision,
-        brings=brings,
-        long_questions=long_questions,
+        options=options,
+        provided=uses_provided,
         settings=(
-            *_settings(asked, opened, loaded, generation, read, select, precision, brings).items(),
+            *_settings(asked, opened, loaded, options, uses_provided).items(),
             # A file without long questions is answered alike whatever the rule; the usual language goes without saying.
             *((("long_questions", long_questions),) if long else ()),
             *((("index_language", language),) if language != DEFAULT_LANGUAGE else ()),
@@ -236,7 +237,7 @@ def answer(
     )
     with prediction_target(output) as target:
         resumed, seconds, tally = _answer_into(
-            target, work, opened, loaded, brought, restart, engine, range_queries, progress
+            target, work, opened, loaded, provided, restart, engine, range_queries, progress
         )
         if tally.without_candidates:
             notes.append(f"{tally.without_candidates:,} queries found no passage; their answer is empty.")
@@ -267,7 +268,7 @@ def answer(
         fields=asked.fields,
         long_questions=long,
         without_provenance=asked.without_provenance,
-        lacking=lacking,
+        missing=missing,
         notes=tuple(notes),
     )
 
@@ -277,7 +278,7 @@ def _answer_into(
     work: AnswerWork,
     memory: Memory,
     model: LoadedModel,
-    brought: Brought | None,
+    provided: ProvidedPassages | None,
     restart: bool,
     engine: Engine | None,
     range_queries: int,
@@ -297,9 +298,9 @@ def _answer_into(
             return resumed, 0.0, Tally()
         if resumed:
             progress.say(f"resuming after {resumed:,} of {asked.count:,} predictions in {target.path}")
-        if not (work.brings and asked.with_candidates == asked.count):
+        if work.retrieves:
             open_index(memory, progress=progress)  # built here, once, whoever needs it then
-        answerer = RangeAnswerer(work, memory=memory, model=model, brought=brought) if engine is None else None
+        answerer = RangeAnswerer(work, memory=memory, model=model, provided=provided) if engine is None else None
         progress.stage("answer", total=asked.count, unit="queries", start=resumed)
         begun = time.perf_counter()
         if answerer is not None:
@@ -338,48 +339,33 @@ def _check_outputs(
         outputs.check_output(report, "--report", others)
 
 
-def _check_numbers(candidates: int, select: int, batch_size: int | None, range_queries: int) -> None:
-    if not 1 <= select <= candidates:
-        raise UsageError(f"--select {select} must lie between 1 and --candidates {candidates}")
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"--batch-size must be at least 1, not {batch_size}")
-    if range_queries < 1:
-        raise UsageError(f"a range has at least 1 query, not {range_queries}")
-
-
-def _provenance_notes(asked: QueryFile, lacking: int) -> list[str]:
+def _provenance_notes(asked: QueryFile, missing: int) -> list[str]:
     notes = []
     if asked.without_provenance:
         notes.append(f"{asked.without_provenance:,} records have no provenance; their answer is empty.")
-    if lacking:
-        notes.append(f"{lacking:,} records have provenance that the memory lacks; they are answered without it.")
+    if missing:
+        notes.append(f"{missing:,} records have provenance that the memory lacks; they are answered without it.")
     return notes
 
 
 def _settings(
-    asked: QueryFile,
-    memory: Memory,
-    model: LoadedModel,
-    generation: GenerationConfig,
-    candidates: int,
-    select: int,
-    precision: str,
-    brings: bool,
+    asked: QueryFile, memory: Memory, model: LoadedModel, options: AnswerOptions, uses_provided: bool
 ) -> dict[str, Any]:
     """What predictions depend on. Not the batch size: it may be lowered to go on after running out of memory."""
+    generation = options.generation
     return {
         "queries": asked.digest,
-        "candidates_brought": brings,
+        "candidates_brought": uses_provided,
         "memory": memory.manifest.identity_sha256,
         "version": memory.version,
         "content": memory.manifest.content_sha256,
         "encoder": model.fingerprint,
         **model.digests,
-        "candidates": candidates,
-        "select": select,
+        "candidates": options.candidates,
+        "select": options.select,
         "beams": generation.beams,
         "max_answer_tokens": generation.max_new_tokens,
         "length_penalty": generation.length_penalty,
         "grounded": generation.grounded,
-        "precision": precision,
+        "precision": options.precision,
     }

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-DEFAULT_CANDIDATES: Final = 40
-"""Passages read of each query (m)."""
-
-DEFAULT_SELECT: Final = 10
-"""Passages kept for the decoder after re-ranking (k)."""
-
 DEFAULT_WINDOW: Final = 256
 """Most tokens of a passage, special ones included, of a converted model."""
 

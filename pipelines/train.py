@@ -300,7 +300,7 @@ def _examples(
     progress: Progress,
 ) -> tuple[list[list[Example]], dict[str, TaskCounts]]:
     index = open_index(memory, progress=progress)
-    finder = CandidateFinder(limit=max(candidates, config.data.pool), index=index, brought=None)
+    finder = CandidateFinder(limit=max(candidates, config.data.pool), index=index, provided=None)
     settings = ExampleSettings(
         candidates=max(candidates, config.data.pool),
         passage_tokens=config.data.passage_tokens,

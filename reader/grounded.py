@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import MismatchError
-from ..encoders.tokenizers import WordParts
+from ..encoders.tokenizers import Tokenizer, WordParts
 from .config import ReaderConfig
 from .live_encoder import take_rows
+
+_CAPITALS = "Paris, London and New York"
 
 
 class Grounding(NamedTuple):
@@ -41,6 +43,17 @@ def check_groundable(config: ReaderConfig) -> None:
             f"grounded answers need one vocabulary for passages and answers, but the encoder has "
             f"{config.encoder.vocab_size} tokens and the decoder {config.decoder.vocab_size}: decode without --grounded"
         )
+
+
+def decodes_grounded(config: ReaderConfig, tokenizer: Tokenizer) -> bool:
+    """Whether answers are grounded unless asked otherwise: where the tokenizer loses upper case, and they can be.
+
+    A grounded answer is written as its passage has it; what such a tokenizer decodes to is in lower case throughout.
+    """
+    decoded = tokenizer.decode(tokenizer.encode_plain([_CAPITALS])[0])
+    if any(character.isupper() for character in decoded):
+        return False
+    return config.decoder.shared_embedding or config.decoder.vocab_size == config.encoder.vocab_size
 
 
 def grounding(

@@ -40,12 +40,13 @@ PASSAGE_SCHEMA = pa.schema(
 )
 """Columns of `text/<shard>.arrow`. `checksum` is `Passage.checksum()` of the row."""
 
+_SHOWN_CHARACTERS = 60  # of a text, in a passage's repr
 _PASSAGE_ID = re.compile(r"[0-9a-f]{32}")
 _CONTENT_HASH = re.compile(r"[0-9a-f]{16}")
 _INTEGERS = struct.Struct("<4i4I")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Passage:
     """One passage of one article.
 
@@ -71,6 +72,11 @@ class Passage:
     end_character: int
     content_hash: str
     tokens: npt.NDArray[np.int32]
+
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= _SHOWN_CHARACTERS else f"{self.text[: _SHOWN_CHARACTERS - 1]}…"
+        shown = f"{self.title!r}, {text!r}, passage_id={self.passage_id!r}, tokens={len(self.tokens)}"
+        return f"{type(self).__name__}({shown})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Passage):

@@ -38,7 +38,7 @@ def write_report(
     candidates_from: str,
 ) -> None:
     """Writes the HTML report to `page` (`-`: standard output). Raises StorageError; the predictions are complete."""
-    asked, generation = work.queries, work.generation
+    asked, options, generation = work.queries, work.options, work.options.generation
     notes = list(figures.notes)
     if figures.resumed:
         notes.append(
@@ -54,13 +54,13 @@ def write_report(
             "passages": f"{memory.passages:,}",
             "codec": spec_text(memory.codec.spec()),
             "model": work.model,
-            "candidates": f"{work.candidates}, from {_candidate_source(work, candidates_from)}",
-            "selected": work.select,
+            "candidates": f"{options.candidates}, from {_candidate_source(work, candidates_from)}",
+            "selected": options.select,
             "decoding": "greedy" if generation.beams == 1 else f"{generation.beams} beams",
             "longest answer": f"{generation.max_new_tokens} tokens",
             "grounded": "yes" if generation.grounded else "no",
-            "precision": work.precision,
-            "queries in a batch": work.rows,
+            "precision": options.precision,
+            "queries in a batch": options.rows,
         },
         queries=figures.answered,
         seconds=figures.seconds,
@@ -78,6 +78,6 @@ def write_report(
 def _candidate_source(work: AnswerWork, candidates_from: str) -> str:
     if candidates_from == "provenance":
         return "gold provenance"
-    if work.brings:
-        return "the query file" if work.queries.with_candidates == work.queries.count else "the query file, else BM25"
+    if work.provided:
+        return "the query file, else BM25" if work.retrieves else "the query file"
     return "BM25"

@@ -29,7 +29,7 @@ class AnswerQuality:
             raise UsageError(f"{queries.name} has no gold answers to compare with")
         self._memory, self._queries = memory, queries
         self._gold = [set(gold) for _, gold in gold_positions(memory, queries)]
-        first = CandidateFinder(limit=1, index=open_index(memory), brought=None).find(list(queries))
+        first = CandidateFinder(limit=1, index=open_index(memory), provided=None).find(list(queries))
         hits = [bool(gold & set(each.positions.tolist())) for gold, each in zip(self._gold, first, strict=True)]
         self._recall_before = float(np.mean(hits))
 

@@ -18,6 +18,7 @@ from string import Template
 
 from ... import __version__
 from ...reader.formats.evaluation import Evaluation
+from ...reader.serving.quotes import answer_pattern
 from ...storage.printable import printable
 from .charts import ScoreSample, score_chart
 
@@ -304,7 +305,7 @@ def _passage(passage: ReportPassage, rank: int, answer: str, score: float | None
 
 def _excerpt(text: str, answer: str) -> str:
     """The part of a passage around the answer, the whole of it behind a click."""
-    pattern = _answer_pattern(answer)
+    pattern = answer_pattern(answer)
     found = pattern.search(text) if pattern else None
     if len(text) <= _EXCERPT + 40:
         return f'<p class="passage-text">{highlight(text, answer)}</p>'
@@ -326,13 +327,8 @@ def highlight(text: str, answer: str) -> str:
 
     An answer without a word marks nothing; it matches whole words only.
     """
-    pattern = _answer_pattern(answer)
+    pattern = answer_pattern(answer)
     return "".join(_marked(text, pattern.finditer(text))) if pattern else _escape(text)
-
-
-def _answer_pattern(answer: str) -> re.Pattern[str] | None:
-    words = re.findall(r"\w+", answer)
-    return re.compile(r"\b" + r"\W+".join(map(re.escape, words)) + r"\b", re.IGNORECASE) if words else None
 
 
 def _marked(text: str, matches: Iterable[re.Match[str]]) -> Iterable[str]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from ... import MismatchError
 from ...encoders.models import LoadedModel
 from ...progress import Progress, polled
+from ...reader.encoder_match import check_encoder
 from ...storage.catalog_files import passage_rows
 from ...storage.codecs import spec_text
 from ...storage.identity import Identity
@@ -76,12 +77,7 @@ class Encoding:
 
         Raises MismatchError unless the model has the fingerprint the memory was made with.
         """
-        if model.fingerprint != identity.encoder.fingerprint:
-            raise MismatchError(
-                f"{where} was made by another encoder ({identity.encoder.name}, fingerprint "
-                f"{identity.encoder.fingerprint[:12]}…) than {model.path} ({model.fingerprint[:12]}…); "
-                f"use --model {identity.encoder.source}, or another --memory"
-            )
+        check_encoder(model, identity, where)
         return cls(model=with_window(model, identity.passages.window), identity=identity)
 
 

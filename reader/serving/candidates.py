@@ -1,9 +1,9 @@
 """From a query to its candidate passages: those its file brings, else what BM25 finds, as positions in the memory.
 
 A query file may name passages by passage id, by text (FiD's `ctxs`), by article id (DPR's and MS MARCO's passages are
-articles of a memory made from them) or by place (KILT provenance). `Brought` looks all of a file up at once: ids in
-the memory's id map, everything else in one pass over the catalog. What a memory does not have is named or counted
-before any answer is given. `CandidateFinder` then serves queries a few at a time.
+articles of a memory made from them) or by place (KILT provenance). `ProvidedPassages` looks all of a file up at once:
+ids in the memory's id map, everything else in one pass over the catalog. What a memory does not have is named or
+counted before any answer is given. `CandidateFinder` then serves queries a few at a time.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Found:
     Attributes:
         positions: int64 [n], places in the memory; n is at most the number asked for and may be 0.
         scores: float32 [n] of the first stage, None where the query brought its passages.
-        lacking: passages that the query brought and the memory does not have.
+        missing: passages that the query brought and the memory does not have.
     """
 
     positions: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32] | None
-    lacking: int = 0
+    missing: int = 0
 
     @classmethod
     def nothing(cls) -> Found:
@@ -55,35 +55,40 @@ class Found:
 class CandidateFinder:
     """Finds up to `limit` candidates for each query: the first of those it brings, else the best of `index`.
 
-    `brought` None ignores what queries bring; `index` may be None where every query brings its passages.
+    `provided` None ignores what queries bring; `index` may be None where every query brings its passages.
     """
 
-    def __init__(self, *, limit: int, index: Bm25Index | None, brought: Brought | None) -> None:
-        self._limit, self._index, self._brought = limit, index, brought
+    def __init__(self, *, limit: int, index: Bm25Index | None, provided: ProvidedPassages | None) -> None:
+        self._limit, self._index, self._provided = limit, index, provided
 
     def find(self, queries: Sequence[Query]) -> list[Found]:
         """The candidates of each query, in order."""
         found: list[Found | None] = [None] * len(queries)
         bringing = [
-            place for place, query in enumerate(queries) if self._brought is not None and query.candidates is not None
+            place for place, query in enumerate(queries) if self._provided is not None and query.candidates is not None
         ]
-        if self._brought is not None and bringing:
-            resolved = self._brought.resolve([queries[place] for place in bringing])
+        if self._provided is not None and bringing:
+            resolved = self._provided.resolve([queries[place] for place in bringing])
             for place, candidates in zip(bringing, resolved, strict=True):
                 positions = list(dict.fromkeys(position for each in candidates for position in each))
-                lacking = sum(not each for each in candidates)
-                found[place] = Found(np.array(positions[: self._limit], np.int64), None, lacking)
+                missing = sum(not each for each in candidates)
+                found[place] = Found(np.array(positions[: self._limit], np.int64), None, missing)
         asking = [place for place, each in enumerate(found) if each is None]
         if asking:
             if self._index is None:
                 raise ValueError("queries without passages of their own need an index")
-            questions = [queries[place].question.replace(_SEPARATOR, " ") for place in asking]
+            questions = [retrieval_question(queries[place].question) for place in asking]
             for place, hits in zip(asking, self._index.search(questions, self._limit), strict=True):
                 found[place] = Found(hits.positions, hits.scores)
         return [each for each in found if each is not None]
 
 
-class Brought:
+def retrieval_question(question: str) -> str:
+    """A question as the first stage is asked: KILT's slot filling without the mark between subject and relation."""
+    return question.replace(_SEPARATOR, " ")
+
+
+class ProvidedPassages:
     """Where the passages that queries bring lie in one version of a memory.
 
     `queries` gives the queries anew each time it is called. Holds a few numbers for each distinct passage named by
@@ -130,7 +135,7 @@ class Brought:
                     problems.add(query.place, f"{_named(absent[0])} is not in {where}{more}")
         problems.raise_if_any(name)
 
-    def lacking(self, queries: Iterable[Query]) -> int:
+    def missing(self, queries: Iterable[Query]) -> int:
         """How many of `queries` bring a passage that the memory does not have."""
         return sum(not all(resolved) for group in _groups(queries, _AT_ONCE) for resolved in self.resolve(group))
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ... import ModelError
 from ...encoders.models import LoadedModel
+from ...encoders.tokenizers import Tokenizer
 from ...storage.codecs import Codec
 from ...storage.memory import Memory
 from ..config import ReaderConfig
@@ -28,7 +29,7 @@ from ..fusion import Fused
 from ..generation import GenerationConfig
 from ..grounded import check_groundable, grounding
 from ..live_encoder import Lengths, take_rows
-from ..model import Candidates, load_reader
+from ..model import Candidates, Params, Reader
 from .clock import COMPILE, Clock
 from .question_batches import Batch, Shape, passage_widths, smallest
 
@@ -62,38 +63,38 @@ class DeviceStages:
     """A reader with its weights on the device, ready for batches of `rows` queries of `candidates` passages.
 
     Args:
-        model: a model directory with a decoder.
+        reader, params: the reader and its weights, as `load_reader` gives them.
+        tokenizer: the model's; grounded answers need to know where its words begin.
         memory: gives the codec, and for answers that are grounded or copied the passages' tokens.
         candidates, select: m and k.
         generation: how answers are decoded.
-        precision: of products, `bfloat16` or `float32`.
         rows: queries in a batch (B).
         clock: gets the seconds of the device's stages and of compiling.
     """
 
     def __init__(
         self,
-        model: LoadedModel,
+        reader: Reader,
+        params: Params,
+        tokenizer: Tokenizer,
         memory: Memory,
         *,
         candidates: int,
         select: int,
         generation: GenerationConfig,
-        precision: str,
         rows: int,
         clock: Clock,
     ) -> None:
-        self._reader, self._params = load_reader(model, dtype=jnp.dtype(precision))
+        self._params = params
         if generation.grounded:
-            check_groundable(self._reader.config)
+            check_groundable(reader.config)
         self._memory, self._clock = memory, clock
         self._rows, self._candidates, self._widths = rows, candidates, passage_widths(memory.window)
-        copies = self._reader.config.decoder.copy_width > 0
+        copies = reader.config.decoder.copy_width > 0
         self._needs_tokens = generation.grounded or copies
-        tokenizer = model.tokenizer
         specials = {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id}
         words = tokenizer.word_parts() if generation.grounded else None
-        reader, codec = self._reader, memory.codec
+        codec = memory.codec
 
         def rank(
             parts: list[Candidates], back: jax.Array, passages: jax.Array, retrieval: jax.Array
@@ -127,11 +128,6 @@ class DeviceStages:
         self._live_b = _Program(reader.live_b, clock, static="question_width")
         self._answer = _Program(answer, clock)
 
-    @property
-    def config(self) -> ReaderConfig:
-        """The reader's configuration."""
-        return self._reader.config
-
     def run(self, batch: Batch) -> Answers:
         """Answers a batch; returns when the device is done. The batch's arrays must not change meanwhile."""
         shape = batch.shape
@@ -139,14 +135,18 @@ class DeviceStages:
             raise ValueError("a batch without candidates needs no device")
         self._clock.next_batch()
         questions, passages = _split(shape, self._rows, self._candidates)
-        fused, chosen, scores = [], [], []
+        fused: list[Fused] = []
+        chosen: list[jax.Array] = []
+        scores: list[jax.Array | None] = []
         for start in range(0, self._rows, questions):
-            rows = slice(start, start + questions)
-            part, kept, scored = self._live(shape, batch, rows, passages)
-            fused.append(part)
-            chosen.append(kept)
-            scores.append(scored)
-        tokens, lengths = self._grounds(shape, batch, chosen)
+            # Groups without a query of their own stand for the first one again: nobody looks at their answers.
+            filled = start < len(batch.queries)
+            if filled:
+                part, kept, scored = self._live(shape, batch, slice(start, start + questions), passages)
+            fused.append(part if filled else fused[0])
+            chosen.append(kept if filled else chosen[0])
+            scores.append(scored if filled else scores[0])
+        tokens, lengths = self._grounds(shape, batch, chosen, questions)
         pairs = zip(scores, chosen, strict=True)
         known = [take_rows(scored, kept) for scored, kept in pairs if scored is not None]
         kept_scores = jnp.concatenate(known) if known else None
@@ -201,7 +201,7 @@ class DeviceStages:
         return fused, chosen, scores
 
     def _grounds(
-        self, shape: Shape, batch: Batch, chosen: list[jax.Array]
+        self, shape: Shape, batch: Batch, chosen: list[jax.Array], questions: int
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Tokens int32 [B, k, L] and their number int32 [B, k] of the chosen passages; empty where none are needed."""
         if not self._needs_tokens:
@@ -215,7 +215,11 @@ class DeviceStages:
             for place, passage in zip(present, self._memory.texts(positions), strict=True):
                 tokens[row, place, : len(passage.tokens)] = passage.tokens
                 lengths[row, place] = len(passage.tokens)
-        tokens[len(batch.queries) :], lengths[len(batch.queries) :] = tokens[0], lengths[0]
+        # Rows after the queries repeat the first, or where a whole group repeats the first group, that group's row.
+        count = len(batch.queries)
+        for row in range(count, self._rows):
+            like = row % questions if row - row % questions >= count else 0
+            tokens[row], lengths[row] = tokens[like], lengths[like]
         return tokens, lengths
 
 

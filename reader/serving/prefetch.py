@@ -24,8 +24,8 @@ class _End:
 
 
 @contextmanager
-def prefetched(items: Iterator[_T], *, ahead: int) -> Iterator[Iterator[_T]]:
-    """Runs `items` in a thread, at most `ahead` items before the consumer; leaving the block ends the thread.
+def prefetched(items: Iterator[_T], *, ahead: int, name: str = "prefetch") -> Iterator[Iterator[_T]]:
+    """Runs `items` in a thread called `name`, at most `ahead` items before the consumer; leaving the block ends it.
 
     The thread finishes the item it is making before it ends.
     """
@@ -60,7 +60,7 @@ def prefetched(items: Iterator[_T], *, ahead: int) -> Iterator[Iterator[_T]]:
                 return
             yield item
 
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    thread = threading.Thread(target=produce, name=name, daemon=True)
     thread.start()
     try:
         yield consume()

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from .spans import FUNCTION_WORDS, Gazetteer, Kind, Span, plain_title, sentences, spans
+from ..sentences import sentences
+from .spans import FUNCTION_WORDS, Gazetteer, Kind, Span, plain_title, spans
 
 SUPPORTS, REFUTES = "SUPPORTS", "REFUTES"
 _WORDS = re.compile(r"[\w][\w'’.,%-]*[\w%]|\w")

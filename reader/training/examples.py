@@ -21,7 +21,7 @@ from ...storage.memory import Memory
 from ..formats.kilt import gold_answers
 from ..formats.metrics import normalize_answer
 from ..formats.queries import Candidate, Query, QueryFile
-from ..serving.candidates import Brought, CandidateFinder, Found
+from ..serving.candidates import CandidateFinder, Found, ProvidedPassages
 
 _AT_ONCE = 256  # questions tokenised, retrieved and checked together
 _TEXTS_KEPT = 1 << 16  # candidates' normalised texts held at a time
@@ -99,9 +99,9 @@ def gold_positions(memory: Memory, queries: QueryFile) -> Iterator[tuple[Query, 
 
     Provenance that the memory does not have is passed over: the corpus may be a part of the knowledge source.
     """
-    brought = Brought(memory, lambda: map(_with_gold, queries.read()))
+    provided = ProvidedPassages(memory, lambda: map(_with_gold, queries.read()))
     for group in _groups(queries.read(), _AT_ONCE):
-        for query, found in zip(group, brought.resolve([_with_gold(query) for query in group]), strict=True):
+        for query, found in zip(group, provided.resolve([_with_gold(query) for query in group]), strict=True):
             yield query, list(dict.fromkeys(position for each in found for position in each))
 
 

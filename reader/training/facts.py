@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from ..sentences import sentences
 from .cloze import Made
-from .spans import FUNCTION_WORDS, plain_title, sentences
+from .spans import FUNCTION_WORDS, plain_title
 
 _CAPITALISED = r"[A-Z][\w'’.-]*[\w’]"
 _NAME = rf"({_CAPITALISED}(?:(?: (?:de|van|von|of the|of|la|du|al|bin|ibn|and|&))* {_CAPITALISED})*)"

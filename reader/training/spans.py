@@ -39,10 +39,6 @@ _NUMBER = re.compile(
 _WORD = r"[A-Z][\w'’.-]*\w|[A-Z]"
 _NAME = re.compile(rf"(?:{_WORD})(?:\s+(?:(?:of|the|de|la|von|van|del|di|bin|al|for|and)\s+){{0,2}}(?:{_WORD}))*")
 _PHRASE = re.compile(r"(?<![\w'’-])[a-z][a-z'-]*[a-z](?:\s[a-z][a-z'-]*[a-z]){0,3}(?![\w’-])")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"”']?\s+(?=[\"“']?[A-Z0-9])")
-_NO_END = re.compile(
-    r"(?:\b(?:[A-Z]|St|Mr|Mrs|Ms|Dr|Jr|Sr|No|vs|c|ca|Lt|Gen|Col|Capt|Rev|Prof|approx|etc|Inc|Ltd|Co))\.$"
-)
 _KINDS = {
     "person": """actor actress singer songwriter musician composer writer author novelist poet playwright politician
     president emperor king queen general scientist physicist chemist mathematician philosopher economist painter artist
@@ -118,17 +114,6 @@ def described_kind(text: str) -> Kind | None:
         if word in _NOUNS:
             return _NOUNS[word]  # type: ignore[return-value]
     return None
-
-
-def sentences(text: str) -> list[tuple[int, int]]:
-    """Character ranges of a text's sentences, abbreviations aside."""
-    starts, found = [0], []
-    for end in _SENTENCE_END.finditer(text):
-        if not _NO_END.search(text[max(0, end.start() - 8) : end.start()]):
-            found.append((starts[-1], end.start()))
-            starts.append(end.end())
-    found.append((starts[-1], len(text)))
-    return [(start, end) for start, end in found if end > start]
 
 
 def spans(sentence: str, gazetteer: Gazetteer) -> list[Span]:

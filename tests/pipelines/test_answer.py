@@ -149,7 +149,7 @@ def test_the_first_stages_scores_count_as_the_model_says(
     model = tiny_model(tmp_path / "m", memory_layers=2, live_a=1, live_b=1, window=48, retrieval_weight=1e5)
     run(world, tmp_path / "all", model=model, select=SMALL["candidates"], precision="float32")
     memory = Memory.open(world / "memory")
-    finder = CandidateFinder(limit=SMALL["candidates"], index=open_index(memory), brought=None)
+    finder = CandidateFinder(limit=SMALL["candidates"], index=open_index(memory), provided=None)
     for query, record in zip(open_queries(world / "questions.jsonl").read(), read_guess(tmp_path / "all"), strict=True):
         (found,) = finder.find([query])
         named = memory.locate([page.passage_id or "" for page in record.outputs[0].provenance or ()])

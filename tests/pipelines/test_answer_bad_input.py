@@ -130,7 +130,7 @@ def test_the_query_file_as_output(world: Path, tmp_path: Path) -> None:
 
 
 def test_more_selected_than_read(world: Path, tmp_path: Path) -> None:
-    assert "--select 5 must lie between 1 and --candidates 4" in refused(
+    assert "select (5) must lie between 1 and candidates (4)" in refused(
         world, tmp_path, UsageError, candidates=4, select=5
     )
 

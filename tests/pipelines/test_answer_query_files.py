@@ -272,7 +272,7 @@ def test_provenance_that_the_memory_lacks_is_counted_and_the_rest_is_read(
         {"input": "kalo?", "output": [{"provenance": [page]}]},
     )
     result = run(world, file, tmp_path / "out", candidates_from="provenance", range_queries=2, engine=Engine())
-    assert (result.lacking, result.without_provenance) == (2, 0)
+    assert (result.missing, result.without_provenance) == (2, 0)
     assert result.to_json()["provenance_not_in_memory"] == 2
     first, second, third = predictions(tmp_path / "out")
     assert first["output"] == third["output"]

@@ -195,7 +195,7 @@ def test_questions_without_gold_or_answer_among_their_candidates_are_left_out_or
     ]
     path = world / "four.jsonl"
     path.write_text("\n".join(map(json.dumps, records)) + "\n")
-    finder = CandidateFinder(limit=4, index=open_index(memory), brought=None)
+    finder = CandidateFinder(limit=4, index=open_index(memory), provided=None)
 
     def loaded(*, gold: bool, weight: float, passage_tokens: int = 0) -> tuple[list[Example], TaskCounts]:
         settings = ExampleSettings(

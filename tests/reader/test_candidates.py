@@ -12,7 +12,7 @@ import pytest
 from glimmer import InputError
 from glimmer.pipelines.encode import encode
 from glimmer.reader.formats.queries import QueryFile, open_queries
-from glimmer.reader.serving.candidates import Brought, CandidateFinder
+from glimmer.reader.serving.candidates import CandidateFinder, ProvidedPassages
 from glimmer.reader.serving.retrieval_index import open_index
 from glimmer.storage.memory import Memory
 from glimmer.storage.passage import Passage
@@ -46,9 +46,9 @@ def queries(tmp_path: Path, *records: dict[str, object], provenance: bool = Fals
 
 def found(memory: Memory, asked: QueryFile, limit: int = 40) -> list[list[int]]:
     """Positions that each query brings, after the check that precedes work."""
-    brought = Brought(memory, asked.read)
-    brought.check(asked.read(), asked.name)
-    finder = CandidateFinder(limit=limit, index=None, brought=brought)
+    provided = ProvidedPassages(memory, asked.read)
+    provided.check(asked.read(), asked.name)
+    finder = CandidateFinder(limit=limit, index=None, provided=provided)
     hits = finder.find(list(asked))
     assert all(each.scores is None for each in hits)
     return [each.positions.tolist() for each in hits]
@@ -166,7 +166,7 @@ def test_queries_that_bring_nothing_are_retrieved_for(memory: Memory, passages: 
         {"input": "kalo", "passage_ids": [passages[9].passage_id]},
         {"input": "qqqq"},
     )
-    finder = CandidateFinder(limit=5, index=index, brought=Brought(memory, asked.read))
+    finder = CandidateFinder(limit=5, index=index, provided=ProvidedPassages(memory, asked.read))
     retrieved, brought, nothing = finder.find(list(asked))
     expected = index.search([passages[4].title], 5)[0]
     np.testing.assert_array_equal(retrieved.positions, expected.positions)
@@ -179,12 +179,12 @@ def test_retrieval_may_be_asked_for_whatever_a_query_brings(
     memory: Memory, passages: list[Passage], tmp_path: Path
 ) -> None:
     asked = queries(tmp_path, {"input": passages[4].title, "passage_ids": [passages[9].passage_id]})
-    (hits,) = CandidateFinder(limit=5, index=open_index(memory), brought=None).find(list(asked))
+    (hits,) = CandidateFinder(limit=5, index=open_index(memory), provided=None).find(list(asked))
     assert hits.scores is not None
 
 
 def test_the_separator_of_slot_filling_is_no_word(memory: Memory, passages: list[Passage], tmp_path: Path) -> None:
     title = passages[4].title
     asked = queries(tmp_path, {"input": f"{title} [SEP] kalo"}, {"input": f"{title} kalo"})
-    one, other = CandidateFinder(limit=5, index=open_index(memory), brought=None).find(list(asked))
+    one, other = CandidateFinder(limit=5, index=open_index(memory), provided=None).find(list(asked))
     np.testing.assert_array_equal(one.positions, other.positions)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glimmer.reader.sentences import sentences
 from glimmer.reader.training import cloze
-from glimmer.reader.training.spans import Gazetteer, described_kind, plain_title, sentences, spans
+from glimmer.reader.training.spans import Gazetteer, described_kind, plain_title, spans
 
 TITLE = "Marie Curie"
 TEXT = (

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from ....reader.formats.long_questions import LONG_QUESTIONS, LongQuestions
 from ....reader.formats.query_fields import parse_field_options
 from ....reader.formats.query_layout import FORMATS
+from ....reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES, DEFAULT_SELECT, Precision
 from ....storage.outputs import is_stream
-from ...defaults import DEFAULT_CANDIDATES, DEFAULT_SELECT
 from ...engines import IN_PROCESS
 from ..printing import echo, print_json
 from ..tables import duration, grid, pairs
@@ -68,7 +68,11 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Refuse records without provenance, where candidates come from it.")
 @click.option("--beams", type=click.IntRange(min=1), default=1, show_default=True, help="Beams; 1 decodes greedily.")
 @click.option(
-    "--max-answer-tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Longest answer, in tokens."
+    "--max-answer-tokens",
+    type=click.IntRange(min=1),
+    default=DEFAULT_ANSWER_TOKENS,
+    show_default=True,
+    help="Longest answer, in tokens.",
 )
 @click.option(
     "--length-penalty",
@@ -77,7 +81,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of beam search; higher favours longer answers.",
 )
-@click.option("--grounded", is_flag=True, help="Allow only answers that occur verbatim in the passages.")
+@click.option(
+    "--grounded/--no-grounded",
+    default=None,
+    help="Allow only answers that occur verbatim in the passages.  [default: where the model's tokenizer loses upper "
+    "case, as the sample reader's does]",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Queries computed together.  [default: by device]")
 @click.option(
     "--precision",
@@ -109,7 +118,7 @@ def answer(
     beams: int,
     max_answer_tokens: int,
     length_penalty: float,
-    grounded: bool,
+    grounded: bool | None,
     batch_size: int | None,
     precision: str,
     report: str | None,
@@ -153,7 +162,7 @@ def answer(
             long_questions=cast(LongQuestions, long_questions),
             strict=strict,
             candidates_from=cast("CandidatesFrom", candidates_from),
-            precision=cast(Literal["bfloat16", "float32"], precision),
+            precision=cast(Precision, precision),
             restart=restart,
             engine=None if runner == IN_PROCESS else engine(runner, runner_options),
             progress=progress,
@@ -176,8 +185,8 @@ def _text(result: AnswerResult) -> str:
         facts["long questions"] = result.long_questions
     if result.without_provenance:
         facts["without provenance"] = result.without_provenance
-    if result.lacking:
-        facts["provenance not in memory"] = result.lacking
+    if result.missing:
+        facts["provenance not in memory"] = result.missing
     if result.report is not None:
         facts["report"] = result.report
     rows = [

@@ -1,0 +1,207 @@
+"""The answering engine: queries in, answers with their passages out, in the order of the queries.
+
+Three threads share the work: one retrieves and fetches the next batches, one drives the device, and the caller's turns
+what the device found into text. `glimmer answer`, its Beam workers and `glimmer.Reader` all answer with an `Answerer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from ...encoders.compilation import enable_compilation_cache
+from ...encoders.models import LoadedModel
+from ...storage.memory import Memory
+from ...storage.passage import Passage
+from ..formats.queries import Query
+from ..grounded import find_spans
+from ..model import Params, load_reader
+from ..model import Reader as ReaderNetwork
+from .answer_defaults import Precision
+from .answer_options import AnswerOptions
+from .candidates import CandidateFinder, Found, ProvidedPassages
+from .clock import Clock
+from .device_stages import Answers, DeviceStages
+from .prefetch import prefetched
+from .question_batches import Batch, BatchMaker, Prepared
+from .retrieval import Bm25Index
+
+_AHEAD = 2  # batches fetched before the device asks for them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredQuery:
+    """A query and what the reader made of it.
+
+    Attributes:
+        number: the query's place among the queries, from 0.
+        query: the query itself.
+        text: the answer, "" where there is none.
+        passages: what the decoder read, best first; `scores` are theirs: the re-ranker's, of a reader without one the
+            first stage's, None where the query provided the passages.
+        found: all of the query's candidates.
+        candidate_scores: float32 [n] of the re-ranker for `found`, None where it did not run.
+        chosen: places in `found` of `passages`.
+        note: what is remarkable about the answer, None for most.
+        skipped: the question was too long and was not to be answered.
+    """
+
+    number: int
+    query: Query
+    text: str
+    passages: tuple[Passage, ...]
+    scores: tuple[float | None, ...]
+    found: Found
+    candidate_scores: npt.NDArray[np.float32] | None
+    chosen: tuple[int, ...]
+    note: str | None
+    skipped: bool
+
+    @property
+    def without_candidates(self) -> bool:
+        """Whether no passage was found for it, so that it has no answer."""
+        return not len(self.found.positions) and not self.skipped
+
+
+class Answerer:
+    """A model on the device and a memory to answer from, used for one set of queries after another.
+
+    Compiled programs are kept, so that later calls start at once. Not for several threads at a time.
+
+    Args:
+        model: a model directory with a decoder.
+        memory: an open memory whose encoder is the model's, which the caller has checked (`check_encoder`).
+        options: how to answer.
+        network: the reader and its weights in `options.precision` (`load_reader`), where the caller has them.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        memory: Memory,
+        options: AnswerOptions,
+        *,
+        network: tuple[ReaderNetwork, Params] | None = None,
+    ) -> None:
+        enable_compilation_cache()
+        self._model, self._memory, self._options = model, memory, options
+        self._clock = Clock()
+        reader, params = network or load_network(model, options.precision)
+        self._device = DeviceStages(
+            reader,
+            params,
+            model.tokenizer,
+            memory,
+            candidates=options.candidates,
+            select=options.select,
+            generation=options.generation,
+            rows=options.rows,
+            clock=self._clock,
+        )
+
+    def answer(
+        self,
+        queries: Iterable[Query],
+        *,
+        index: Bm25Index | None,
+        provided: ProvidedPassages | None = None,
+        first: int = 0,
+    ) -> Generator[AnsweredQuery, None, None]:
+        """Answers `queries`, the first of which is number `first`, in their order, as the answers come.
+
+        `index` is the memory's first-stage index, which may be None where every query brings its passages; `provided`
+        says where those lie, None retrieves for every query. Close the iterator to leave early: its threads then end.
+        """
+        options = self._options
+        finder = CandidateFinder(limit=options.candidates, index=index, provided=provided)
+        maker = BatchMaker(
+            self._model,
+            self._memory,
+            finder,
+            rows=options.rows,
+            candidates=options.candidates,
+            long_questions=options.long_questions,
+            clock=self._clock,
+        )
+        waiting: dict[int, AnsweredQuery] = {}
+        following = first
+        with (
+            prefetched(maker.batches(queries, first), ahead=_AHEAD, name="batches") as batches,
+            prefetched(map(self._computed, batches), ahead=1, name="device") as computed,
+        ):
+            for batch, answers in computed:
+                with self._clock.stage("write"):
+                    for row, each in enumerate(batch.queries):
+                        waiting[each.number] = self._answered(each, answers, row)
+                while following in waiting:
+                    yield waiting.pop(following)
+                    following += 1
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage since this object was made (see `clock`)."""
+        return self._clock.seconds()
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Times a block of the caller's as part of the stage `write`."""
+        return self._clock.stage("write")
+
+    def _computed(self, batch: Batch) -> tuple[Batch, Answers | None]:
+        return batch, self._device.run(batch) if batch.shape is not None else None
+
+    def _answered(self, each: Prepared, answers: Answers | None, row: int) -> AnsweredQuery:
+        found = each.found
+        known: dict[str, Any] = {
+            "number": each.number,
+            "query": each.query,
+            "found": found,
+            "note": _note(each),
+            "skipped": each.skipped,
+        }
+        if answers is None:
+            return AnsweredQuery(**known, text="", passages=(), scores=(), candidate_scores=None, chosen=())
+        present = len(found.positions)
+        chosen = [int(place) for place in answers.chosen[row] if place < present]
+        tokens = answers.tokens[row, : answers.lengths[row]]
+        passages = self._memory.texts(found.positions[chosen])
+        text = self._surface_text(tokens, passages) if self._options.generation.grounded else None
+        if text is None:
+            text = self._model.tokenizer.decode(tokens).strip()
+        reranked = None if answers.scores is None else answers.scores[row, :present]
+        used = reranked if reranked is not None else found.scores
+        return AnsweredQuery(
+            **known,
+            text=text,
+            passages=tuple(passages),
+            scores=tuple(None if used is None else float(used[place]) for place in chosen),
+            candidate_scores=reranked,
+            chosen=tuple(chosen),
+        )
+
+    def _surface_text(self, tokens: npt.NDArray[np.int32], passages: Sequence[Passage]) -> str | None:
+        """A grounded answer as the best of the passages that hold it has it; None to decode its tokens."""
+        for number, start in find_spans(tokens, [passage.tokens for passage in passages])[:1]:
+            source = passages[number]
+            return self._model.spelled(source.title, source.text, source.tokens, start, start + len(tokens))
+        return None
+
+
+def load_network(model: LoadedModel, precision: Precision) -> tuple[ReaderNetwork, Params]:
+    """The reader of a model and its weights on the device, to be shared by several `Answerer`s."""
+    return load_reader(model, dtype=jnp.dtype(precision))
+
+
+def _note(each: Prepared) -> str | None:
+    """What is remarkable about a query's answer, None for most."""
+    notes = [] if each.note is None else [each.note]
+    if each.query.candidates == () and not each.skipped:
+        notes.append("the record has no provenance to answer from")
+    if each.found.missing:
+        provided = len(each.query.candidates or ())
+        notes.append(f"the memory lacks {each.found.missing:,} of the {provided:,} places of its provenance")
+    return "; ".join(notes) or None
