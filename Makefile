@@ -5,7 +5,6 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Processes that share out the quick tests; each takes about 1.5 GB.
 WORKERS ?= 2
-ROOMS  := pipelines encoders storage reader
 
 .PHONY: help demo test test-slow test-all lint types format bench clean
 
@@ -19,10 +18,11 @@ help:
 	@echo "make bench       ratios against PyTorch and pread (installs PyTorch in .venv-bench)"
 	@echo "make clean       remove what these targets made"
 
-$(VENV)/.installed: setup.py constraints.txt
+# The editable install links the rooms into .editable/glimmer, which is what Python, mypy and editors see (setup.py).
+$(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 	touch $@
 
 # Data-only packages (real MiniLM weights, real Wikipedia lead sections); their pins stand in pipelines/demo_data.py.
@@ -47,10 +47,8 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory types
 
-# The root is the package `glimmer`, whatever the checkout is called: mypy sees it under that name through a link.
 types: $(VENV)/.installed
-	mkdir -p $(VENV)/src && ln -sfn "$(CURDIR)" $(VENV)/src/glimmer
-	cd $(VENV)/src && ../bin/mypy --config-file glimmer/pyproject.toml $(ROOMS:%=glimmer/%)
+	$(BIN)/mypy
 
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
@@ -65,4 +63,4 @@ bench: $(VENV)/.data .venv-bench/.installed
 	$(BIN)/python benchmarks/run.py --torch-python .venv-bench/bin/python
 
 clean:
-	rm -rf $(VENV) .venv-bench build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bench .editable build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

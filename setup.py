@@ -1,13 +1,13 @@
-"""Build of the distribution `glimmer-memory`: the repository's root is the package `glimmer`."""
+"""What `pyproject.toml` cannot say: the repository's root is the package `glimmer`, whatever the checkout is called."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).parent
 ROOMS = ("pipelines", "encoders", "storage", "reader")
@@ -17,7 +17,6 @@ PACKAGES = [
     for room in ROOMS
     for init in sorted((ROOT / room).rglob("__init__.py"))
 ]
-VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "__init__.py").read_text()).group(1)  # type: ignore[union-attr]
 
 
 class BuildRooms(build_py):
@@ -35,14 +34,26 @@ class BuildRooms(build_py):
         return modules
 
 
+class LinkRooms(editable_wheel):
+    """Editable install of `.editable/glimmer`, a directory of links to the rooms and the root's modules.
+
+    Setuptools' own editable installs fit this layout badly: its import hook is invisible to editors and type checkers,
+    and its strict mode links file by file, so that new and renamed files are missing until the next installation. A
+    link for each room is an ordinary directory on `sys.path` to everybody, and always shows what the checkout holds.
+    """
+
+    def finalize_options(self) -> None:
+        tree = ROOT / ".editable"
+        shutil.rmtree(tree, ignore_errors=True)
+        package = tree / "glimmer"
+        package.mkdir(parents=True)
+        for name in (*ROOMS, *(f"{module}.py" for module in ROOT_MODULES)):
+            (package / name).symlink_to(Path("..", "..", name))
+        self.distribution.package_dir = {"": tree.name}
+        super().finalize_options()
+
+
 setup(
-    name="glimmer-memory",
-    version=VERSION,
-    description="Precomputed memory for retrieval-augmented language models: encode a corpus once, answer from it fast",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.11",
     package_dir={"glimmer": "."},
     packages=["glimmer", *PACKAGES],
     package_data={
@@ -50,49 +61,6 @@ setup(
         "glimmer.pipelines.answering": ["templates/*"],
         "glimmer.encoders": ["builtin/sample/*"],
     },
-    cmdclass={"build_py": BuildRooms},
-    install_requires=[
-        "apache-beam>=2.77,<3",
-        "array-record>=0.8",
-        "click>=8.1",
-        "deltalake>=1.6,<2",
-        "flax>=0.12",
-        "fsspec>=2025.1",
-        "importlib-resources>=6",
-        "jax>=0.10",
-        "ml-dtypes>=0.5",
-        "msgpack>=1.1",
-        "numpy>=2.0",
-        "optax>=0.2.8",
-        "orjson>=3.11",
-        "pyarrow>=25",
-        "rich>=14",
-        "rouge>=1.0.1",
-        "safetensors>=0.6",
-        "sentencepiece>=0.2.1",
-        "tantivy>=0.27,<0.28",
-        "tensorflow-datasets>=4.9.10",
-        "tensorstore>=0.1.86",
-        "tokenizers>=0.22",
-        "zarr>=3.1",
-        "zstandard>=0.23",
-    ],
-    extras_require={
-        "cuda": ["jax[cuda13]"],
-        "dask": ["apache-beam[dask]"],
-        "gcp": ["apache-beam[gcp]", "gcsfs"],
-        "s3": ["s3fs"],
-        "hub": ["huggingface_hub"],
-        "dev": [
-            "build",
-            "duckdb>=1.4",
-            "hypothesis>=6.150",
-            "mypy>=1.18",
-            "pytest>=9",
-            "pytest-timeout>=2.4",
-            "pytest-xdist>=3.8",
-            "ruff>=0.14",
-        ],
-    },
-    entry_points={"console_scripts": ["glimmer=glimmer.pipelines.cli.program:main"]},
+    include_package_data=False,  # of the root, the package's own directory, MANIFEST.in names much more than the package
+    cmdclass={"build_py": BuildRooms, "editable_wheel": LinkRooms},
 )

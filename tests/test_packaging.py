@@ -1,10 +1,15 @@
-"""The wheel holds the package `glimmer` and nothing else, and works from a directory that is not the checkout."""
+"""What is distributed: a wheel with the package `glimmer` and nothing else, and a source distribution that builds it.
+
+And what an editable install puts before Python, editors and type checkers: the checkout as it is at any moment.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,22 +21,30 @@ ROOT_MODULES = ("__init__.py", "__main__.py", "errors.py", "progress.py")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout with what commonly lies about in one and must not get in."""
     checkout = tmp_path_factory.mktemp("checkout")
     for room in ROOMS:
         shutil.copytree(ROOT / room, checkout / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", *ROOT_MODULES):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "constraints.txt", "README.md", "LICENSE", *ROOT_MODULES):
         shutil.copy(ROOT / name, checkout / name)
-    # What commonly lies about in a checkout and must not get in.
     (checkout / "conftest.py").write_text("raise SystemExit('never packaged')\n")
     (checkout / "build" / "lib" / "glimmer").mkdir(parents=True)
     (checkout / "build" / "lib" / "glimmer" / "stale.py").write_text("raise SystemExit('never packaged')\n")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "dist", "."],
-        cwd=checkout,
-        check=True,
-    )
-    [built] = (checkout / "dist").glob("*.whl")
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def distributions(checkout: Path) -> Path:
+    """The directory with a source distribution and a wheel that was built from it."""
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", "."]
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
+    return checkout / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions: Path) -> Path:
+    [built] = distributions.glob("*.whl")
     return built
 
 
@@ -59,3 +72,42 @@ def test_the_installed_command_runs_from_another_directory(wheel: Path, tmp_path
         [sys.executable, "-c", code, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert result.stdout.startswith("glimmer, version ")
+
+
+def test_the_source_distribution_holds_the_package_and_its_licence(distributions: Path) -> None:
+    [archive] = distributions.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "constraints.txt", *ROOT_MODULES} <= names
+    assert {f"{room}/__init__.py" for room in ROOMS} <= names
+    assert not {name for name in names if name.startswith(("build/", "conftest.py"))}
+
+
+def test_the_metadata_says_what_a_package_index_shows(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    [found] = importlib.metadata.distributions(path=[str(tmp_path)])
+    metadata = found.metadata
+    assert metadata["Name"] == "glimmer-memory"
+    assert f'__version__ = "{found.version}"' in (ROOT / "__init__.py").read_text(encoding="utf-8")
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert {line.split(",")[0] for line in metadata.get_all("Project-URL") or ()} >= {"Source", "Documentation", "Issues"}
+    assert {point.name for point in found.entry_points} >= {"glimmer"}
+    assert "Programming Language :: Python :: 3.13" in (metadata.get_all("Classifier") or ())
+
+
+def test_an_editable_install_shows_new_and_renamed_files_at_once(checkout: Path, tmp_path: Path) -> None:
+    checkout = shutil.copytree(checkout, tmp_path / "checkout", ignore=shutil.ignore_patterns("dist"))
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", site]
+    subprocess.run([*command, "--editable", checkout], check=True)
+    (checkout / "reader" / "newcomer.py").write_text("name = 'new'\n")
+    (checkout / "storage" / "paths.py").rename(checkout / "storage" / "renamed_paths.py")
+    look = (
+        f"import site; site.addsitedir({str(site)!r}); "
+        "import importlib.util as u; import glimmer.reader.newcomer as n; from pathlib import Path; "
+        "print(n.name, u.find_spec('glimmer.storage.renamed_paths') is not None, u.find_spec('glimmer.storage.paths'), "
+        "Path(n.__file__).resolve())"
+    )
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", look], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["new", "True", "None", str((checkout / "reader" / "newcomer.py").resolve())]
