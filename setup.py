@@ -61,6 +61,6 @@ setup(
         "glimmer.pipelines.answering": ["templates/*"],
         "glimmer.encoders": ["builtin/sample/*"],
     },
-    include_package_data=False,  # of the root, the package's own directory, MANIFEST.in names much more than the package
+    include_package_data=False,  # MANIFEST.in names much more of the root than the package
     cmdclass={"build_py": BuildRooms, "editable_wheel": LinkRooms},
 )

@@ -91,7 +91,8 @@ def test_the_metadata_says_what_a_package_index_shows(wheel: Path, tmp_path: Pat
     assert metadata["Name"] == "glimmer-memory"
     assert f'__version__ = "{found.version}"' in (ROOT / "__init__.py").read_text(encoding="utf-8")
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert {line.split(",")[0] for line in metadata.get_all("Project-URL") or ()} >= {"Source", "Documentation", "Issues"}
+    addresses = {line.split(",")[0] for line in metadata.get_all("Project-URL") or ()}
+    assert addresses >= {"Source", "Documentation", "Issues"}
     assert {point.name for point in found.entry_points} >= {"glimmer"}
     assert "Programming Language :: Python :: 3.13" in (metadata.get_all("Classifier") or ())
 
