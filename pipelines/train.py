@@ -137,7 +137,7 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
         def batches(first: int) -> AbstractContextManager[Iterator[Questions]]:
             return prefetched(source.batches(first), ahead=_AHEAD)
 
-        judge = None if dev is None else _Judge(config, dev, memory, model_config, tensors, loaded)
+        evaluator = None if dev is None else Evaluator(config, dev, memory, model_config, tensors, loaded)
         progress.stage("train", total=config.steps, unit="steps")
         listener = progress
 
@@ -151,7 +151,7 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
             batches,
             config=config,
             settings=settings,
-            evaluate=judge,
+            evaluate=evaluator,
             on_step=heard,
         )
         progress.done()
@@ -162,9 +162,9 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
             resumed=finished.began,
             tasks=counts,
             shares=shares,
-            best_step=finished.course.best_step,
-            best=finished.course.best,
-            stopped_early=finished.course.stopped,
+            best_step=finished.history.best_step,
+            best=finished.history.best,
+            stopped_early=finished.history.stopped,
         )
         card = _card(model_config, config, counts, shares, finished)
         record = training_record(settings, config.steps, result.to_json())
@@ -177,7 +177,7 @@ def _output_in_use(output: Path) -> UsageError:
     return UsageError(f"{output} exists and is not what this run made; remove it or choose another output")
 
 
-class _Judge:
+class Evaluator:
     """Scores weights on the dev file by answering it, from a model directory made for that and removed after."""
 
     def __init__(
@@ -250,7 +250,7 @@ def _start(loaded: LoadedModel, run: TrainConfig) -> tuple[ModelConfig, dict[str
             tied_head=fresh.tied_head,
             copy_width=fresh.copy_width,
             copy_by_score=fresh.copy_by_score,
-            copy_onward=fresh.copy_onward,
+            copy_continuation_bias=fresh.copy_continuation_bias,
             start_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
             pad_id=tokenizer.pad_id,
@@ -328,7 +328,7 @@ def _examples(
 def _settings(
     config: TrainConfig, files: Sequence[QueryFile], dev: QueryFile | None, memory: Memory, loaded: LoadedModel
 ) -> dict[str, Any]:
-    """What the course of a run depends on: everything but how long it is, where it lies, what it keeps."""
+    """What the history of a run depends on: everything but how long it is, where it lies, what it keeps."""
     kept = asdict(config)
     for name in ("model", "memory", "run", "output", "steps", "tasks", "evaluation", "checkpoints", "memory_version"):
         del kept[name]
@@ -374,7 +374,7 @@ def _card(
     shares: Mapping[str, float],
     finished: Finished,
 ) -> str:
-    course = finished.course
+    history = finished.history
     lines = [
         model_card(model),
         "## Training",
@@ -393,11 +393,11 @@ def _card(
         ),
         "",
     ]
-    if course.best is not None and config.evaluation is not None:
-        best = course.best
+    if history.best is not None and config.evaluation is not None:
+        best = history.best
         lines += [
             f"On {Path(config.evaluation.file).name}, candidates from BM25 (m = {config.evaluation.candidates}, "
-            f"k = {config.evaluation.select}), after step {course.best_step:,}, whose weights these are: "
+            f"k = {config.evaluation.select}), after step {history.best_step:,}, whose weights these are: "
             f"EM {best['em']:.3f}, F1 {best['f1']:.3f}, recall@1 {best['recall1_before']:.3f} before and "
             f"{best['recall1_after']:.3f} after re-ranking.",
             "",

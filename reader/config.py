@@ -15,6 +15,9 @@ from typing import Any
 from .. import ModelError
 from ..encoders.model_config import EncoderConfig, ModelConfig, Section
 
+_CONTINUATION_KEY = "copy_continuation_bias"
+_OLD_CONTINUATION_KEY = "copy_onward"  # in models of version 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
@@ -26,9 +29,9 @@ class DecoderConfig:
     `tied_head` also writes them through the same table (then there is no `lm_head`); `head_scale` multiplies the last
     hidden state before the head (T5 1.0, tied, used d_model**-0.5; 1.0 elsewhere), `embedding_scale` what enters: T5's
     word embeddings are about 1 a dimension; BERT's are far smaller, and layers would drown them. `copy_width` > 0 lets
-    the decoder take tokens from where they stand in the passages (`copying`): so many dimensions are they found by;
-    with `copy_by_score` a place also counts by its passage's share of the re-ranker's scores, with `copy_onward` by
-    whether it follows the token just written.
+    the decoder copy tokens from the passages (`copying`), by keys of that many dimensions; with `copy_by_score` a
+    position also counts by its passage's share of the re-ranker's scores, with `copy_continuation_bias` by whether it
+    follows the token just written.
     `start_id`, `eos_id` and `pad_id` are token ids: what decoding begins from, what ends an answer, what follows it.
     """
 
@@ -50,7 +53,7 @@ class DecoderConfig:
     embedding_scale: float = 1.0
     copy_width: int = 0
     copy_by_score: bool = False
-    copy_onward: bool = False
+    copy_continuation_bias: bool = False
     start_id: int = 0
     eos_id: int = 1
     pad_id: int = 0
@@ -58,7 +61,7 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.kv_heads not in (1, self.num_heads):
             raise ModelError(f"decoder.kv_heads must be 1 or num_heads ({self.num_heads}), not {self.kv_heads}")
-        for name in ("copy_by_score", "copy_onward"):
+        for name in ("copy_by_score", "copy_continuation_bias"):
             if getattr(self, name) and not self.copy_width:
                 raise ModelError(f"decoder.{name} needs copy_width: there is nothing to copy by")
         if not 1 <= self.cross_every <= self.num_layers:
@@ -102,6 +105,8 @@ class DecoderConfig:
     @classmethod
     def from_json(cls, value: object, where: str = "config.json") -> DecoderConfig:
         """Parses what `to_json` wrote; ModelError names the key and the file (`where`)."""
+        if isinstance(value, Mapping) and _OLD_CONTINUATION_KEY in value and _CONTINUATION_KEY not in value:
+            value = {_CONTINUATION_KEY if key == _OLD_CONTINUATION_KEY else key: value[key] for key in value}
         section = Section(value, "decoder", where)
         sizes = {
             key: section.integer(key, most=most)
@@ -121,7 +126,7 @@ class DecoderConfig:
         if buckets % 2 != 0 or distance <= buckets // 2:
             section.fail(f"must be even and below twice relative_max_distance, not {buckets}", "relative_buckets")
         flags = {key: section.boolean(key) for key in ("gated", "shared_embedding", "tied_head")}
-        copying = {key: section.boolean(key, default=False) for key in ("copy_by_score", "copy_onward")}
+        copying = {key: section.boolean(key, default=False) for key in ("copy_by_score", "copy_continuation_bias")}
         ids = {key: section.integer(key, least=0, most=1 << 24) for key in ("start_id", "eos_id", "pad_id")}
         eps = section.number("layer_norm_eps", above=0.0, most=1.0)
         scale = section.number("head_scale", above=0.0, most=1e6)
@@ -142,7 +147,7 @@ class DecoderConfig:
                 embedding_scale=embedding_scale,
                 copy_width=copy_width,
                 copy_by_score=copying["copy_by_score"],
-                copy_onward=copying["copy_onward"],
+                copy_continuation_bias=copying["copy_continuation_bias"],
             )
         except ModelError as error:
             raise error.at(where) from None

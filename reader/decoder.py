@@ -23,7 +23,7 @@ from ..encoders.layered import layer_key, mask_bias, merge_heads, split_heads
 from ..encoders.primitives import MASKED, Linear, RMSNorm, attend, contract, dot, dropout, relative_position_bucket
 from ..encoders.t5 import T5Mlp
 from .config import DecoderConfig
-from .copying import CopyHead, Shares, mixed
+from .copying import CopyHead, MixtureLogWeights, mixture_log_probs
 from .fusion import Fused
 from .live_encoder import take_rows
 
@@ -58,19 +58,19 @@ class AnswerCache(NamedTuple):
         return AnswerCache(move(self.keys), move(self.values))
 
 
-class Taught(NamedTuple):
+class TeacherForcingOutput(NamedTuple):
     """What teacher forcing gives, at place t of T for the token after input t.
 
     Attributes:
         logits: float32 [B,T,V] over the vocabulary.
-        shares: the mixture's weights where the decoder copies, else None.
-        seen: natural logarithms of what was attended to, float32 [B,heads,T,M], without dropout of attention: one entry
-            a cross-attention layer, and a last one of one head where the decoder copies. Empty unless asked for.
+        mixture: the mixture's log weights where the decoder copies, else None.
+        attention_log_probs: log attention weights over fused positions, float32 [B,heads,T,M], without attention
+            dropout: one entry a cross-attention layer, then one of one head where the decoder copies; empty if unasked.
     """
 
     logits: jax.Array
-    shares: Shares | None
-    seen: tuple[jax.Array, ...]
+    mixture: MixtureLogWeights | None
+    attention_log_probs: tuple[jax.Array, ...]
 
 
 class DecoderAttention(nnx.Module):
@@ -235,7 +235,11 @@ class Decoder(nnx.Module):
         """Teacher-forced logits float32 [B,T,V] after each decoder input (logarithms of probabilities where the decoder
         copies). Arguments as in `teach`."""
         taught = self.teach(tokens, fused, table, dropout_rate=dropout_rate, key=key)
-        return taught.logits if taught.shares is None else mixed(taught.logits, taught.shares, _needed(fused.tokens))
+        return (
+            taught.logits
+            if taught.mixture is None
+            else mixture_log_probs(taught.logits, taught.mixture, _needed(fused.tokens))
+        )
 
     def teach(
         self,
@@ -246,8 +250,8 @@ class Decoder(nnx.Module):
         watched: int = 0,
         dropout_rate: float = 0.0,
         key: jax.Array | None = None,
-    ) -> Taught:
-        """Teacher forcing: what the decoder makes of each input token. See `Taught`.
+    ) -> TeacherForcingOutput:
+        """Teacher forcing: what the decoder makes of each input token. See `TeacherForcingOutput`.
 
         `tokens` int32 [B,T] (start token first), `fused` the passages, with their tokens where the decoder copies;
         `key` turns dropout on. `watched` > 0 asks for what the first so many heads of every cross-attention layer
@@ -260,7 +264,7 @@ class Decoder(nnx.Module):
         within = (self._relative(distance) + causal,)
         across = (mask_bias(fused.mask),)
         source = self._project(fused.hidden)
-        seen: list[jax.Array] = []
+        attended: list[jax.Array] = []
         hidden = dropout(self._embed(tokens, table), dropout_rate, layer_key(key, self.config.num_layers))
         for number, layer in enumerate(self.layers):
             own = layer_key(key, number)
@@ -277,17 +281,19 @@ class Decoder(nnx.Module):
                 hidden = hidden + dropout(update, dropout_rate, layer_key(own, 3))
                 if watched:
                     attention = layer.cross_attention
-                    seen.append(attention.log_weights(normed, source, across[0], heads=watched, dtype=self.dtype))
+                    attended.append(attention.log_weights(normed, source, across[0], heads=watched, dtype=self.dtype))
             hidden = layer.feed_forward(hidden, dtype=self.dtype, dropout_rate=dropout_rate, key=own)
         last = layer_key(key, self.config.num_layers + 1)
         hidden = dropout(self.final_norm(hidden), dropout_rate, last)
-        shares = None
+        mixture = None
         if self.copy is not None:
             keys = self.copy.keys(source, dtype=self.dtype)
-            shares = self.copy.shares(hidden, keys, _needed(fused.tokens), tokens, fused.prior, dtype=self.dtype)
+            mixture = self.copy.mixture_log_weights(
+                hidden, keys, _needed(fused.tokens), tokens, fused.prior, dtype=self.dtype
+            )
             if watched:
-                seen.append(shares.places[:, None])
-        return Taught(self._head(hidden, table), shares, tuple(seen))
+                attended.append(mixture.positions[:, None])
+        return TeacherForcingOutput(self._head(hidden, table), mixture, tuple(attended))
 
     def cross(self, fused: Fused) -> CrossMemory:
         """The passages' keys and values, once per question; with their tokens where the decoder copies."""
@@ -344,8 +350,10 @@ class Decoder(nnx.Module):
         logits = self._head(hidden, table)
         if self.copy is not None and cross.copy_keys is not None:
             where = _needed(cross.tokens)
-            shares = self.copy.shares(hidden, cross.copy_keys, where, tokens, cross.prior, dtype=self.dtype)
-            logits = mixed(logits, shares, where)
+            mixture = self.copy.mixture_log_weights(
+                hidden, cross.copy_keys, where, tokens, cross.prior, dtype=self.dtype
+            )
+            logits = mixture_log_probs(logits, mixture, where)
         return logits, AnswerCache(tuple(keys), tuple(values))
 
     def _relative(self, distance: jax.Array) -> jax.Array:

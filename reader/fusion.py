@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .copying import NOT_A_WORD
+from .copying import NO_TOKEN
 from .live_encoder import Lengths, row_mask
 
 
@@ -38,11 +38,11 @@ def fuse(hidden: jax.Array, lengths: Lengths, question_width: int) -> Fused:
 def fused_tokens(tokens: jax.Array, lengths: jax.Array, question_width: int) -> jax.Array:
     """What stands where in `Fused`: the kept passages' tokens int32 [B,k,L], so many of them real int32 [B,k].
 
-    int32 [B,k*(Sq+L)]; `NOT_A_WORD` over the question's copies and beyond a passage's end.
+    int32 [B,k*(Sq+L)]; `NO_TOKEN` over the question's copies and beyond a passage's end.
     """
     real = jnp.arange(tokens.shape[2]) < lengths[:, :, None]
-    only = jnp.where(real, tokens, NOT_A_WORD)
-    wide = jnp.pad(only, ((0, 0), (0, 0), (question_width, 0)), constant_values=NOT_A_WORD)
+    only = jnp.where(real, tokens, NO_TOKEN)
+    wide = jnp.pad(only, ((0, 0), (0, 0), (question_width, 0)), constant_values=NO_TOKEN)
     return wide.reshape(tokens.shape[0], -1)
 
 

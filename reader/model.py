@@ -24,13 +24,13 @@ from jax.typing import DTypeLike
 
 from .. import ModelError
 from .config import ReaderConfig, RerankerConfig
-from .copying import log_likelihood, mixed_log_likelihood
+from .copying import log_likelihood, mixture_log_likelihood
 from .decoder import Decoder
 from .fusion import Fused, fuse, fused_prior, fused_tokens
 from .generation import Generated, GenerationConfig, generate
 from .grounded import Grounding, check_groundable
 from .live_encoder import Lengths, join, run_live
-from .reranker import Reranker, build_encoder, keep, select, with_retrieval
+from .reranker import Reranker, build_encoder, gather_selected, select, with_retrieval
 
 if TYPE_CHECKING:
     from ..encoders.models import LoadedModel
@@ -185,7 +185,7 @@ class Reader:
             scores = jnp.zeros(lengths.passages.shape, jnp.float32)
         return select(jnp.where(lengths.passages > 0, scores, -jnp.inf), count)
 
-    def readable(
+    def attach_copy_inputs(
         self,
         fused: Fused,
         tokens: jax.Array | None,
@@ -221,7 +221,7 @@ class Reader:
         """Live layers B over the candidates `chosen` int32 [B,k] (None: all) of `hidden` [B,m,Sq+L,D], then fusion."""
         module, config = self._module(params), self.config
         if chosen is not None:
-            hidden, lengths = keep(hidden, lengths, chosen)
+            hidden, lengths = gather_selected(hidden, lengths, chosen)
         start, stop = config.memory_layers + config.live_a_layers, config.encoder.num_layers
         hidden = run_live(
             module.encoder,
@@ -242,7 +242,7 @@ class Reader:
     ) -> Generated:
         """Decodes answers over the fused passages; `ground` (see `grounded.grounding`) where generation is grounded.
 
-        A decoder that copies needs to know what stands in them: `fused` is what `readable` gave.
+        A decoder that copies needs to know what stands in them: `fused` is what `attach_copy_inputs` gave.
         """
         if generation.grounded:
             check_groundable(self.config)
@@ -298,17 +298,17 @@ class Reader:
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """`log_likelihood`, and what the first `watched` heads of every cross-attention layer attended to.
 
-        The latter as in `Taught.seen`.
+        The latter as in `TeacherForcingOutput.attention_log_probs`.
         """
         module, inputs = self._module(params), self._inputs(answers)
         taught = module.decoder.teach(
             inputs, fused, self._table(module), watched=watched, dropout_rate=dropout_rate, key=key
         )
-        if taught.shares is None or fused.tokens is None:
+        if taught.mixture is None or fused.tokens is None:
             log_probs = log_likelihood(taught.logits, answers)
         else:
-            log_probs = mixed_log_likelihood(taught.logits, taught.shares, fused.tokens, answers)
-        return jnp.where(jnp.arange(answers.shape[1]) < lengths[:, None], log_probs, 0.0), taught.seen
+            log_probs = mixture_log_likelihood(taught.logits, taught.mixture, fused.tokens, answers)
+        return jnp.where(jnp.arange(answers.shape[1]) < lengths[:, None], log_probs, 0.0), taught.attention_log_probs
 
     def _inputs(self, answers: jax.Array) -> jax.Array:
         """What the decoder is given to write answers int32 [B,T]: the start token, then all of them but the last."""

@@ -122,6 +122,6 @@ def select(scores: jax.Array, count: int) -> jax.Array:
     return jax.lax.top_k(scores, count)[1]
 
 
-def keep(hidden: jax.Array, lengths: Lengths, chosen: jax.Array) -> tuple[jax.Array, Lengths]:
+def gather_selected(hidden: jax.Array, lengths: Lengths, chosen: jax.Array) -> tuple[jax.Array, Lengths]:
     """The rows `chosen` int32 [B,k] of hidden [B,m,S,D] and of the passages' lengths."""
     return take_rows(hidden, chosen), Lengths(lengths.question, take_rows(lengths.passages, chosen))

@@ -72,7 +72,7 @@ def decoder_step_cost(config: DecoderConfig, *, places: int, cache: int) -> int:
     itself = config.d_model * (2 * inner + 2 * shared) + 2 * cache * inner
     across = config.d_model * 2 * inner + 2 * places * inner
     feed_forward = (3 if config.gated else 2) * config.d_model * config.d_ff
-    numbers = (1 + config.copy_onward) * config.d_model if config.copy_width else 0
+    numbers = (1 + config.copy_continuation_bias) * config.d_model if config.copy_width else 0
     copying = (config.d_model + places) * config.copy_width + numbers
     head = config.d_model * config.vocab_size + copying
     return config.num_layers * (itself + feed_forward) + config.cross_layers * across + head

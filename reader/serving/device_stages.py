@@ -113,7 +113,7 @@ class DeviceStages:
             whole = Fused(*(jnp.concatenate([getattr(part, name) for part in fused]) for name in ("hidden", "mask")))
             if copies:
                 question = whole.mask.shape[1] // select - tokens.shape[2]
-                whole = reader.readable(whole, tokens, lengths, scores, question_width=question)
+                whole = reader.attach_copy_inputs(whole, tokens, lengths, scores, question_width=question)
             ground = None
             if generation.grounded:
                 ground = grounding(tokens, lengths, specials=sorted(specials), words=words)

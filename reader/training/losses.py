@@ -213,7 +213,7 @@ def passage_log_likelihood(
         return answer_likelihood(by_token, questions.answer_lengths, settings.likelihood)
 
     # Alone, a passage has all of the scores' share: they are left out.
-    fused = reader.readable(
+    fused = reader.attach_copy_inputs(
         fused, questions.words, questions.passage_lengths, None, question_width=questions.tokens.shape[1]
     )
 
@@ -263,7 +263,7 @@ def question_losses(
         dropout_rate=dropout_rate,
         key=keys[1],
     )
-    fused = reader.readable(
+    fused = reader.attach_copy_inputs(
         fused,
         None if questions.words is None else take_rows(questions.words, chosen),
         take_rows(questions.passage_lengths, chosen),

@@ -152,7 +152,7 @@ class FreshDecoder:
 
     Tokens are read through the encoder's word embeddings; `tied_head` writes them through the same table too.
     `kv_heads` is `num_heads` or 1; `copy_width` > 0 lets it copy tokens from the passages by pointing at them, and
-    `copy_by_score` from well-scored passages first, `copy_onward` to go on where it has begun.
+    `copy_by_score` from well-scored passages first, `copy_continuation_bias` to go on where it has begun.
     """
 
     layers: int
@@ -163,7 +163,7 @@ class FreshDecoder:
     tied_head: bool = True
     copy_width: int = 0
     copy_by_score: bool = False
-    copy_onward: bool = False
+    copy_continuation_bias: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ Batches = Callable[[int], AbstractContextManager[Iterator[Questions]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class EvaluationHistory:
     """Where a run stands with its evaluations.
 
     Attributes:
@@ -45,10 +45,10 @@ class Course:
     since: int = 0
     stopped: bool = False
 
-    def after(self, step: int, scores: Scores, patience: int) -> Course:
-        """The course after an evaluation at `step`; the first of equals stays the best."""
+    def after(self, step: int, scores: Scores, patience: int) -> EvaluationHistory:
+        """The history after an evaluation at `step`; the first of equals stays the best."""
         if self.best is None or scores.em > self.best["em"]:
-            return Course(best_step=step, best=scores.to_json())
+            return EvaluationHistory(best_step=step, best=scores.to_json())
         later = replace(self, since=self.since + 1)
         return replace(later, stopped=later.spent(patience))
 
@@ -60,12 +60,12 @@ class Course:
 @dataclass(frozen=True, kw_only=True)
 class Finished:
     """What a run ended with: trained `weights` by dotted name (the best evaluation's, else the last), `steps` taken,
-    the step it began at, and its course."""
+    the step it began at, and its history."""
 
     weights: Mapping[str, npt.NDArray[Any]]
     steps: int
     began: int
-    course: Course
+    history: EvaluationHistory
 
 
 def run_steps(
@@ -83,7 +83,7 @@ def run_steps(
         step: takes them.
         batches: opens the stream of batches.
         config: of the run.
-        settings: what the run's course depends on, for checkpoints.
+        settings: what the run's history depends on, for checkpoints.
         evaluate: scores weights, None for a run without evaluation.
         on_step: hears each step's number and a few words on it.
 
@@ -93,19 +93,19 @@ def run_steps(
     run = Path(config.run)
     checkpoints = Checkpoints(run / CHECKPOINTS, settings, keep=config.checkpoints.keep)
     state = step.start()
-    course, done = Course(), 0
+    history, done = EvaluationHistory(), 0
     patience = config.evaluation.patience if config.evaluation is not None else 0
     found = checkpoints.newest(state)
     if found is not None:
-        state, course = step.place(found.state), Course(**found.notes)
-        course = replace(course, stopped=course.spent(patience))  # patience may have been changed since
+        state, history = step.place(found.state), EvaluationHistory(**found.notes)
+        history = replace(history, stopped=history.spent(patience))  # patience may have been changed since
         done = int(state.step)
     began = done
     log = TrainLog(run / LOG, after=done)
     rate = config.schedule()
     questions = config.optimiser.batch * config.optimiser.accumulate
     with batches(done) as stream:
-        while done < config.steps and not course.stopped:
+        while done < config.steps and not history.stopped:
             start = time.perf_counter()
             state, losses = step(state, next(stream))
             values = {name: float(value) for name, value in losses._asdict().items()}
@@ -126,23 +126,23 @@ def run_steps(
             every = config.evaluation.every if config.evaluation is not None else config.steps
             if evaluate is not None and (done % every == 0 or done == config.steps):
                 scores = evaluate(state.weights)
-                course = course.after(done, scores, patience)
-                if course.best_step == done:
+                history = history.after(done, scores, patience)
+                if history.best_step == done:
                     save_weights(_best(run, done), state.weights)
                 row |= scores.to_json()
             log.write(row)
-            if done % config.checkpoints.every == 0 or done == config.steps or course.stopped:
-                checkpoints.save(state, asdict(course))
+            if done % config.checkpoints.every == 0 or done == config.steps or history.stopped:
+                checkpoints.save(state, asdict(history))
                 _forget(run, checkpoints)
-            on_step(done, _said(row))
-    if course.best_step is None:
+            on_step(done, _format_step(row))
+    if history.best_step is None:
         weights: Mapping[str, npt.NDArray[Any]] = {name: np.asarray(value) for name, value in state.weights.items()}
     else:
-        weights = load_weights(_best(run, course.best_step), state.weights)
-    return Finished(weights=weights, steps=done, began=began, course=course)
+        weights = load_weights(_best(run, history.best_step), state.weights)
+    return Finished(weights=weights, steps=done, began=began, history=history)
 
 
-def _said(row: Mapping[str, float | int]) -> str:
+def _format_step(row: Mapping[str, float | int]) -> str:
     words = f"step {row['step']:,}: loss {row['loss']:.3f}"
     if "em" in row:
         words += (

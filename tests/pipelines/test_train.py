@@ -91,7 +91,7 @@ def config_of(world: Path, name: str, **changes: Any) -> TrainConfig:
     return replace(config, **changes)
 
 
-def course(config: TrainConfig) -> list[dict[str, str]]:
+def history(config: TrainConfig) -> list[dict[str, str]]:
     """The log without its times."""
     return [
         {name: cell for name, cell in row.items() if name not in ("seconds", "questions_per_second")}
@@ -110,7 +110,7 @@ def whole(world: Path) -> TrainConfig:
 
 
 def test_a_run_logs_every_step_and_ends_with_a_reader_that_answers(whole: TrainConfig, world: Path) -> None:
-    rows = course(whole)
+    rows = history(whole)
     assert [int(row["step"]) for row in rows] == list(range(1, STEPS + 1))
     assert all(float(row["loss"]) > 0 and float(row["distillation"]) >= 0 for row in rows)
     assert [row["step"] for row in rows if row["em"]] == ["4", "6"]
@@ -170,7 +170,7 @@ def test_a_run_killed_without_warning_goes_on_as_if_it_had_not_been(whole: Train
     assert not Path(config.output).exists()
     result = train(config=config)
     assert result.resumed >= 2
-    assert course(config) == course(whole)
+    assert history(config) == history(whole)
     first, second = load_model(whole.output), load_model(config.output)
     for name in first.tensors:
         np.testing.assert_array_equal(first.tensors[name], second.tensors[name])
@@ -279,7 +279,7 @@ def test_a_fresh_decoder_that_copies_is_taught_with_its_passages_and_answers_fro
     optimiser = OptimiserConfig(batch=4, precision="float32", name="adam", learning_rate=0.01, dropout=0.0)
     config = config_of(world, "copying", model=str(bare), decoder=fresh, optimiser=optimiser, steps=30)
     train(config=config)
-    losses = [float(row["cross_entropy"]) for row in course(config)]
+    losses = [float(row["cross_entropy"]) for row in history(config)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5]), losses
     trained = load_model(config.output)
     assert trained.config.decoder is not None

@@ -17,7 +17,7 @@ from glimmer.reader.training.mixture import CYCLE, Mixture
 from glimmer.reader.training.optimiser import OptimiserName, make_optimiser, make_schedule
 from glimmer.reader.training.settings import TrainConfig
 from glimmer.reader.training.step import TrainState
-from glimmer.reader.training.trainer import Course
+from glimmer.reader.training.trainer import EvaluationHistory
 
 SMALLEST = """
 model = "m"
@@ -206,8 +206,8 @@ def test_a_resumed_log_drops_what_follows_its_checkpoint(tmp_path: Path) -> None
 
 
 def test_training_stops_after_patience_evaluations_without_a_better_exact_match() -> None:
-    course = Course()
+    history = EvaluationHistory()
     for step, em in enumerate((0.1, 0.3, 0.3, 0.2), start=1):
-        course = course.after(step, Scores(em=em, f1=0.0, recall1_before=0.0, recall1_after=0.0), patience=2)
-    assert course.stopped
-    assert course.best_step == 2
+        history = history.after(step, Scores(em=em, f1=0.0, recall1_before=0.0, recall1_after=0.0), patience=2)
+    assert history.stopped
+    assert history.best_step == 2
