@@ -10,10 +10,11 @@ point group `glimmer.codecs`; it is imported when a command line or a memory nam
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
@@ -28,6 +29,8 @@ from .codec import MAX_WIDTH, Codec, CodecSpec, Parameter, Scalar, Tables, Table
 ENTRY_POINTS = "glimmer.codecs"
 FIT_SAMPLES = 1 << 16
 """Token representations a codec is fitted to, unless it asks for another number: 256 for each of 256 centroids."""
+
+_RESTORE = "restore the file from a copy of the memory"
 
 Fit = Callable[[npt.NDArray[np.float32], CodecSpec, int], Codec]
 
@@ -104,6 +107,18 @@ def _own() -> None:
         importlib.import_module(f"{package.__name__}.{module.name}")
 
 
+@contextlib.contextmanager
+def codecs_forgotten_afterwards() -> Iterator[None]:
+    """What is registered inside the block is forgotten at its end: for tests of a codec."""
+    _own()
+    before = dict(_definitions)
+    try:
+        yield
+    finally:
+        _definitions.clear()
+        _definitions.update(before)
+
+
 @functools.cache
 def _others() -> Mapping[str, EntryPoint]:
     """Codecs of other packages, not imported yet. A name of our own, or a second one of a name, is passed over."""
@@ -128,12 +143,11 @@ def _definition(name: str) -> CodecDefinition | None:
         except GlimmerError:
             raise
         except Exception as error:
-            raise UsageError(
-                f"codec {name} of {entry.value} cannot be imported ({type(error).__name__}: {error}); upgrade or "
-                "uninstall the package it comes from"
-            ) from error
+            what = f"cannot be imported from {entry.value} ({type(error).__name__}: {error})"
+            raise UsageError(what, where=f"codec {name}", remedy="upgrade or uninstall its package") from error
         if name not in _definitions:
-            raise UsageError(f"codec {name}: {entry.value} does not register it; upgrade or uninstall its package")
+            what = f"{entry.value} does not register it"
+            raise UsageError(what, where=f"codec {name}", remedy="upgrade or uninstall its package")
     return _definitions.get(name)
 
 
@@ -145,23 +159,24 @@ def parse_codec_text(text: str) -> tuple[str, dict[str, Scalar]]:
     name, colon, rest = text.partition(":")
     definition = _definition(name)
     if definition is None:
-        raise UsageError(f"unknown codec {name!r}; choose one of {', '.join(codec_names())}")
+        raise UsageError(f"unknown codec {name!r}", remedy=f"choose one of {', '.join(codec_names())}")
+    where = f"codec {name}"
     known = {parameter.name: parameter for parameter in definition.parameters}
     given: dict[str, Scalar] = {}
     for item in rest.split(",") if colon else ():
         key, equals, value = item.partition("=")
         if key not in known or not equals:
-            raise UsageError(f"codec {name}: {item!r} is not one of its parameters; {_taken(definition)}")
+            raise UsageError(f"{item!r} is not one of its parameters", where=where, remedy=_taken(definition))
         if key in given:
-            raise UsageError(f"codec {name}: {key} is given twice; give it once")
+            raise UsageError(f"{key} is given twice", where=where, remedy="give it once")
         try:
             given[key] = known[key].parse(value)
         except ValueError as error:
-            raise UsageError(f"codec {name}: {error}") from error
+            raise UsageError(str(error), where=where) from error
     for parameter in definition.parameters:
         if parameter.name not in given:
             if parameter.default is None:
-                raise UsageError(f"codec {name} needs {parameter.name}; {_taken(definition)}")
+                raise UsageError(f"{parameter.name} must be given", where=where, remedy=_taken(definition))
             given[parameter.name] = parameter.default
     return name, given
 
@@ -225,11 +240,11 @@ def codec_from_spec(record: Mapping[str, Any], tables: Tables) -> Codec:
     try:
         spec = parse_spec(record)
     except ValueError as error:
-        raise DamageError(f"memory.json: {error}; restore the file from a copy of the memory") from error
+        raise DamageError(str(error), where="memory.json", remedy=_RESTORE) from error
     try:
         _check_tables(spec, tables)
     except ValueError as error:
-        raise DamageError(f"codec/tables.safetensors: {error}; restore the file from a copy of the memory") from error
+        raise DamageError(str(error), where="codec/tables.safetensors", remedy=_RESTORE) from error
     return _known(spec).load(spec, tables)
 
 
@@ -265,7 +280,8 @@ def new_codec(spec: CodecSpec) -> Codec:
     """
     definition = _known(spec)
     if definition.fit is not None:
-        raise UsageError(f"codec {spec} has tables that are fitted to a corpus: `glimmer encode` makes them")
+        what = "its tables are fitted to a corpus"
+        raise UsageError(what, where=f"codec {spec}", remedy="let `glimmer encode` make them, with a memory")
     made = definition.load(spec, {}) if definition.make is None else definition.make(spec)
     return _checked(spec, made)
 
@@ -298,7 +314,8 @@ def _checked(spec: CodecSpec, made: Codec) -> Codec:
             raise ValueError(f"it describes itself as {made.spec()}, {made.code_bytes} bytes a token")
         _check_tables(spec, made.tables())
     except ValueError as error:
-        raise UsageError(f"codec {spec} cannot be used: {error}; this is a mistake in the codec") from error
+        remedy = "this is a mistake in the codec: tell whoever wrote it"
+        raise UsageError(f"cannot be used: {error}", where=f"codec {spec}", remedy=remedy) from error
     return made
 
 

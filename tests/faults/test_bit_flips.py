@@ -7,7 +7,7 @@ decoded codebooks. A flip is harmless only if that whole view is unchanged.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from glimmer import GlimmerError
-from glimmer.storage.codecs import TableShape, codec_registry, register_codec
+from glimmer.storage.codecs import TableShape, codecs_forgotten_afterwards, register_codec
 from glimmer.storage.codecs.int8 import Int8Codec
 from glimmer.storage.memory import Memory, read_tables
 from glimmer.storage.verify import verify
@@ -56,22 +56,21 @@ class TableCodec:
 
 
 @pytest.fixture
-def memory(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def memory(kit: Any, tmp_path: Path) -> Iterator[Path]:
     """Three versions, two segments, a codec with codebooks."""
     table = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
-    monkeypatch.setattr(codec_registry, "_definitions", dict(codec_registry._definitions))
-    register_codec(
-        TableCodec.name,
-        code_bytes=lambda spec: spec.width + 4,
-        tables=lambda spec: {"book": TableShape((16, 4), np.float32)},
-        load=lambda spec, tables: TableCodec(spec.width, tables["book"]),
-    )
-    identity = kit.identity(codec={"name": "tabled", "width": kit.width})
     path = tmp_path / "m"
-    Memory.create(path, identity, {"book": table})
-    kit.add(path, [kit.passage(number) for number in range(130)], job="job-0", base=0)
-    kit.add(path, [kit.passage(number) for number in range(130, 170)], job="job-1", base=1)
-    return path
+    with codecs_forgotten_afterwards():
+        register_codec(
+            TableCodec.name,
+            code_bytes=lambda spec: spec.width + 4,
+            tables=lambda spec: {"book": TableShape((16, 4), np.float32)},
+            load=lambda spec, tables: TableCodec(spec.width, tables["book"]),
+        )
+        Memory.create(path, kit.identity(codec={"name": "tabled", "width": kit.width}), {"book": table})
+        kit.add(path, [kit.passage(number) for number in range(130)], job="job-0", base=0)
+        kit.add(path, [kit.passage(number) for number in range(130, 170)], job="job-1", base=1)
+        yield path
 
 
 def view(path: Path) -> tuple[Any, ...]:

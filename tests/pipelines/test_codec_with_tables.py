@@ -26,7 +26,7 @@ from glimmer.pipelines.engines import Engine
 from glimmer.pipelines.maintenance.compact import compact
 from glimmer.pipelines.maintenance.repair import repair
 from glimmer.pipelines.refresh import refresh
-from glimmer.storage.codecs import codec_registry
+from glimmer.storage.codecs import TableShape, codecs_forgotten_afterwards, register_codec
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 
@@ -44,11 +44,14 @@ def quantiser() -> Iterator[None]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, codecs_forgotten_afterwards():
         patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-        patch.setattr(codec_registry, "_definitions", dict(codec_registry._definitions))
         spec.loader.exec_module(module)
         yield
+
+
+def product_quantiser() -> Any:
+    return sys.modules["product_quantiser"]
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +320,7 @@ def test_another_package_brings_a_codec_by_an_entry_point(encoded: Path, tmp_pat
     assert CODEC in run("inspect", encoded).stdout
     refused = run("estimate", "--codec", "broken-pq")
     assert refused.returncode == 2
-    assert "broken-pq of absent cannot be imported" in refused.stderr
+    assert "codec broken-pq: cannot be imported from absent" in refused.stderr
 
 
 def test_a_corpus_too_small_to_fit_says_so_and_leaves_the_plan(model: Path, tmp_path: Path) -> None:
@@ -326,6 +329,40 @@ def test_a_corpus_too_small_to_fit_says_so_and_leaves_the_plan(model: Path, tmp_
     with pytest.raises(UsageError, match="needs 200 tokens"):
         encode(sources=[str(corpus)], memory=tmp_path / "m", model=str(model), codec="test-pq:centroids=200")
     assert not (tmp_path / "m" / "memory.json").exists()
+
+
+def test_a_job_that_failed_after_the_fit_resumes_with_its_tables_and_no_other_job_takes_them(
+    encoded: Path, model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"memory": tmp_path / "m", "model": str(model), "codec": CODEC}
+    with pytest.raises(UsageError, match="Nowhere"):
+        encode(sources=[str(corpus)], **arguments, engine=Engine(runner="NowhereRunner"))
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(corpus.read_text().splitlines(keepends=True)[:300]))
+    with pytest.raises(MismatchError, match="tables to other passages"):
+        encode(sources=[str(other)], **arguments)
+    assert "fit" not in encode(sources=[str(corpus)], **arguments).seconds
+    assert stored(encoded).items() <= stored(tmp_path / "m").items()  # beside the text that the other job planned
+
+
+def test_tables_that_follow_from_the_parameters_need_no_fit(model: Path, corpus: Path, tmp_path: Path) -> None:
+    with codecs_forgotten_afterwards():
+        register_codec(
+            "test-made",
+            code_bytes=lambda spec: 4,
+            tables=lambda spec: {"centroids": TableShape((4, 16, 8), np.float32)},
+            load=lambda spec, tables: product_quantiser().ProductQuantiser(spec, tables["centroids"]),
+            make=lambda spec: product_quantiser().ProductQuantiser(
+                spec, np.random.default_rng(spec.width).normal(size=(4, 16, 8)).astype(np.float32)
+            ),
+        )
+        result = encode(sources=[str(corpus)], memory=tmp_path / "m", model=str(model), codec="test-made")
+        opened = Memory.open(tmp_path / "m")
+        assert "fit" not in result.seconds
+        assert "codec_fit" not in opened.manifest.details
+        expected = np.random.default_rng(32).normal(size=(4, 16, 8)).astype(np.float32)
+        assert np.array_equal(opened.codec.tables()["centroids"], expected)
+        assert verify(tmp_path / "m").sound
 
 
 def test_other_parameters_are_another_codec(memory: Path, model: Path, corpus: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -49,6 +50,26 @@ def test_the_plan_comes_back_and_damage_to_it_is_noticed(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes().replace(b"7", b"8"))
     with pytest.raises(DamageError, match=r"plan\.json.*checksum"):
         ledger.read_plan()
+
+
+@pytest.mark.parametrize("name", ["fit.json", "tables.safetensors"])
+@pytest.mark.parametrize("fault", ["cut", "flipped", "gone"])
+def test_a_fit_comes_back_whole_or_counts_as_not_made(tmp_path: Path, name: str, fault: str) -> None:
+    ledger = Ledger(tmp_path, "job")
+    assert ledger.read_fit() is None
+    ledger.write_fit({"samples": 7}, b"tables of a codec")
+    fit = {"samples": 7, "tables_sha256": hashlib.sha256(b"tables of a codec").hexdigest()}
+    assert ledger.read_fit() == (fit, b"tables of a codec")
+    path = ledger.directory / name
+    content = path.read_bytes()
+    if fault == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-5] if fault == "cut" else content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    assert ledger.read_fit() is None
+    ledger.write_fit({"samples": 7}, b"tables of a codec")
+    ledger.forget()
+    assert ledger.read_fit() is None
 
 
 @pytest.mark.parametrize("fault", ["flipped", "cut", "renamed", "empty"])

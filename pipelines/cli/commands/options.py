@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
 from .... import UsageError
 from ...engines import IN_PROCESS, Engine
@@ -26,6 +27,11 @@ class _Codec(click.ParamType[str]):
         except UsageError as error:
             self.fail(str(error), param, ctx)
         return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from ....storage.codecs import codec_names
+
+        return [CompletionItem(name) for name in codec_names() if name.startswith(incomplete)]
 
 
 memory_argument = click.argument("memory", type=click.Path(file_okay=False))
