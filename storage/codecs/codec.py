@@ -31,6 +31,8 @@ Tables = Mapping[str, npt.NDArray[Any]]
 """A codec's arrays by name, as `codec/tables.safetensors` holds them."""
 
 MAX_WIDTH = 1 << 16
+MAX_TABLE_BYTES = (1 << 30) - (1 << 20)
+"""Of all tables; the file that holds them has at most 1 GiB."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

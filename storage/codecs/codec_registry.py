@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import DamageError, GlimmerError, UsageError
-from .codec import MAX_WIDTH, Codec, CodecSpec, Parameter, Scalar, Tables, TableShape, is_codec_name
+from .codec import MAX_TABLE_BYTES, MAX_WIDTH, Codec, CodecSpec, Parameter, Scalar, Tables, TableShape, is_codec_name
 
 ENTRY_POINTS = "glimmer.codecs"
 FIT_SAMPLES = 1 << 16
@@ -313,6 +313,8 @@ def _checked(spec: CodecSpec, made: Codec) -> Codec:
         if made.spec() != spec.to_json() or made.code_bytes != code_bytes(spec):
             raise ValueError(f"it describes itself as {made.spec()}, {made.code_bytes} bytes a token")
         _check_tables(spec, made.tables())
+        if (size := sum(table.nbytes for table in made.tables().values())) > MAX_TABLE_BYTES:
+            raise ValueError(f"its tables have {size} bytes, more than a memory can keep ({MAX_TABLE_BYTES})")
     except ValueError as error:
         remedy = "this is a mistake in the codec: tell whoever wrote it"
         raise UsageError(f"cannot be used: {error}", where=f"codec {spec}", remedy=remedy) from error
