@@ -29,7 +29,9 @@ import pyarrow as pa
 from glimmer.pipelines.corpus import Article
 from glimmer.pipelines.corpus.passages import PassageDraft
 from glimmer.pipelines.maintenance.diff import compare
-from glimmer.pipelines.refreshing.changes import Comparison, count_articles, files_to_replace, surviving_rows
+from glimmer.pipelines.refreshing.articles import count_articles
+from glimmer.pipelines.refreshing.changes import files_to_replace, surviving_rows
+from glimmer.pipelines.refreshing.comparison import Comparison
 from glimmer.storage.identity import EncoderIdentity, Identity, PassageSettings
 from glimmer.storage.memory import Memory, commit
 from glimmer.storage.segment_writer import SealedSegment

@@ -5,20 +5,19 @@
     encode   a Beam graph over shards: tokens -> batches -> codec -> one Zarr shard, an entry in the ledger
     commit   every shard is there: one catalog commit, version 1
 
-Until the commit no reader sees anything. The job's id follows from its sources and settings, so the same command goes
-on after a crash and says so when there is nothing left to do.
+Until the commit no reader sees anything. The job's id follows from the content of its sources and its settings, so the
+same command resumes an interrupted job, and says so when there is nothing left to do (`jobs`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from .. import GlimmerError, UsageError
+from .. import UsageError
 from ..encoders.memory_encoder import default_shapes
 from ..encoders.models import LoadedModel, load_model
 from ..progress import Progress, Quiet
@@ -26,30 +25,19 @@ from ..storage.catalog import Catalog
 from ..storage.codecs import CodecSpec, parse_codec
 from ..storage.files import TEMPORARY_PREFIX
 from ..storage.identity import EncoderIdentity, Identity, PassageSettings
-from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
-from ..storage.memory import Memory, commit
+from ..storage.memory import Memory
 from ..storage.paths import local_path
-from ..storage.removal import remove_tree
-from ..storage.segment_layout import SEGMENTS
-from ..storage.segment_writer import SegmentWriter
 from .corpus import Corpus
 from .corpus.passages import DEFAULT_WORDS
-from .corpus.plan import PlanSummary, plan
+from .corpus.plan import PlanSummary
 from .encoding.codec_fit import codec_tables
-from .encoding.encoding_job import (
-    Encoding,
-    check_identity,
-    encode_segment,
-    identified,
-    job_id,
-    plan_listener,
-    planned_rows,
-    segment_id,
-    sources_sha256,
-    timed,
-)
+from .encoding.encoding_job import Encoding, check_identity, encode_segment, planned_rows
+from .encoding.plan_stage import identify_sources, plan_corpus
 from .engines import Engine
+from .jobs import Job, canonical_sha256
+
+_OWN: Final = frozenset({"segments", "jobs", "memory.json", "codec", "passages", "indexes"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +101,10 @@ def encode(
         fields: role (`id`, `title`, `text`) -> the field that holds it; None takes the known names.
         mixed: files of one source may have different formats.
         passage_words: words aimed at in a passage.
-        precision: of the encoder's products, `bfloat16` or `float32`.
+        precision: matmul precision, `bfloat16` or `float32`; accumulation is float32.
         strict: stop at the first record that cannot be used instead of setting it aside.
         engine: where the Beam graph runs; None runs it in this process.
-        progress: hears how the job goes.
+        progress: progress callback.
 
     Raises InputError for sources that cannot be used, UsageError for a memory that holds something else already,
     MismatchError for a memory of another encoder or other settings, ConflictError while another process runs the same
@@ -128,8 +116,9 @@ def encode(
     stored_as = parse_codec(codec, loaded.config.encoder.d_model)
     identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=precision)
     corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
+    found = _existing(directory, identity)
     depends_on = {
-        "sources": identified(corpus, progress),
+        "sources": identify_sources(corpus, progress),
         "format": format,
         "strict": strict,
         "fingerprint": loaded.fingerprint,
@@ -140,88 +129,64 @@ def encode(
     }
     if fields:
         depends_on["fields"] = dict(fields)
-    job = job_id("encode", depends_on)
-    rejects = directory / JOBS / f"{job}.rejected.jsonl"
-    content = sources_sha256(corpus)
-    done = _check_memory(directory, identity, job, sources, content)
-    if done is not None:
-        return _result(directory, done, stored_as, rejects, nothing_to_do=True, seconds={})
+    content = canonical_sha256(corpus.identity())
+    job = Job(directory, "encode", depends_on, base=0, progress=progress)
+    if found is not None and found.version and job.committed() is None:
+        raise _made_before(found, content, sources)
 
-    seconds: dict[str, float] = {}
-    ledger = Ledger(directory, job)
-    with ledger.lock(), _fresh_directories_undone(directory, job):
-        done = _check_memory(directory, identity, job, sources, content)  # another process may have ended it meanwhile
-        if done is not None:
-            ledger.clear()
-            return _result(directory, done, stored_as, rejects, nothing_to_do=True, seconds={})
-        planned = ledger.read_plan()
-        if planned is None:
-            # Of a plan that was interrupted, or whose ledger is gone.
-            remove_tree(directory / SEGMENTS / segment_id(job), within=directory)
-            for line in corpus.describe():
-                progress.say(line)
-            with timed(seconds, "plan"):
-                progress.stage("plan", total=None, unit="passages")
-                summary = plan(
-                    sources=corpus,
-                    tokenise=loaded.passage_tokens,
-                    window=identity.passages.window,
-                    writer=SegmentWriter(directory, segment_id(job)),
-                    passage_words=passage_words,
-                    strict=strict,
-                    rejects_path=rejects,
-                    progress=plan_listener(progress),
-                )
-                progress.done()
-                corpus.check_unchanged()
-                ledger.write_plan(summary.to_json())
-            for line in corpus.notes():
-                progress.say(line)
-        else:
-            summary = PlanSummary.from_json(planned)
-            progress.say(f"resuming job {job}: {ledger.progress().rows:,} of {summary.passages:,} passages done")
-        tables, fit = codec_tables(
-            spec=stored_as,
-            model=loaded,
-            identity=identity,
-            text=SegmentWriter(directory, segment_id(job)),
-            rows=summary.passages,
-            ledger=ledger,
-            progress=progress,
-            seconds=seconds,
-        )
-        created = Memory.create(directory, identity, tables)
-        resumed = ledger.progress().rows
-        with timed(seconds, "encode"):
-            sealed = encode_segment(
-                memory=directory,
-                job=job,
-                encoding=Encoding.checked(loaded, created.identity, directory),
-                rows=summary.passages,
-                code_bytes=created.codec.code_bytes,
-                engine=engine or Engine(),
+    def make_plan() -> dict[str, Any]:
+        with job.timed("plan"):
+            summary = plan_corpus(
+                corpus,
+                model=loaded,
+                settings=identity.passages,
+                strict=strict,
                 progress=progress,
+                writer=job.segment,
+                rejects=job.rejects,
             )
-        with timed(seconds, "commit"):
-            records = ledger.records().values()
-            manifest = commit(
-                directory,
-                base=0,
-                job=job,
-                operation="encode",
-                add=planned_rows(SegmentWriter(directory, segment_id(job)), summary.shards),
-                segments=[sealed],
-                details={
-                    "plan": summary.to_json(),
-                    "bytes_written": sealed.bytes,
-                    "code_bytes_written": sum(record.codes_bytes for record in records),
-                    "sources": [str(source) for source in sources],
-                    "sources_sha256": content,
-                    **({"codec_fit": fit} if fit else {}),
-                },
-            )
-        ledger.clear()
-    return _result(directory, manifest, stored_as, rejects, nothing_to_do=False, seconds=seconds, resumed=resumed)
+        return {"rows": summary.passages, "plan": summary.to_json()}
+
+    def work() -> Manifest:
+        planned = job.plan(make_plan)
+        tables, fit = codec_tables(job, spec=stored_as, model=loaded, identity=identity, rows=planned["rows"])
+        created = Memory.create(directory, identity, tables)
+        sealed = encode_segment(
+            job,
+            encoding=Encoding.checked(loaded, created.identity, directory),
+            rows=planned["rows"],
+            code_bytes=created.codec.code_bytes,
+            engine=engine or Engine(),
+        )
+        return job.commit(
+            add=planned_rows(job.segment, PlanSummary.from_json(planned["plan"]).shards),
+            segment=sealed,
+            details={
+                "plan": planned["plan"],
+                "bytes_written": sealed.bytes,
+                "code_bytes_written": job.code_bytes_written,
+                "sources": [str(source) for source in sources],
+                "sources_sha256": content,
+                **({"codec_fit": fit} if fit else {}),
+            },
+        )
+
+    manifest = job.run(work)
+    summary = PlanSummary.from_json(manifest.details["plan"])
+    code_bytes = int(manifest.details["code_bytes_written"])
+    return EncodeResult(
+        memory=directory,
+        version=manifest.version,
+        job=job.name,
+        nothing_to_do=job.nothing_to_do,
+        plan=summary,
+        bytes_written=int(manifest.details["bytes_written"]),
+        code_bytes_written=code_bytes,
+        compression=summary.tokens * stored_as.width * 2 / code_bytes,
+        rejects=job.rejects if job.rejects.exists() else None,
+        resumed=job.resumed,
+        seconds=job.seconds,
+    )
 
 
 def _identity(loaded: LoadedModel, name: str, codec: CodecSpec, *, passage_words: int, precision: str) -> Identity:
@@ -243,82 +208,38 @@ def _identity(loaded: LoadedModel, name: str, codec: CodecSpec, *, passage_words
     )
 
 
-def _check_memory(
-    directory: Path, identity: Identity, job: str, sources: Sequence[str], content: str
-) -> Manifest | None:
-    """The commit of this very job if it is in the history; None if the job may run; an error if it may not."""
+def _existing(directory: Path, identity: Identity) -> Memory | None:
+    """The memory that is there already, of the same settings; None where there is room for one.
+
+    Raises UsageError where something else is there, MismatchError for a memory of other settings.
+    """
     if directory.exists() and not directory.is_dir():
-        raise UsageError(f"{directory}: is a file; --memory names a directory")
-    if not Catalog(directory).exists:
-        strangers = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-        strangers = [name for name in strangers if not name.startswith(TEMPORARY_PREFIX)]  # a killed process's
-        if set(strangers) - {"segments", "jobs", "memory.json", "codec", "passages", "indexes"}:
-            raise UsageError(f"{directory}: holds other files ({strangers[0]} …); name a new or empty directory")
-        return None
-    found = Memory.open(directory, check=False)
-    for manifest in found.history():
-        if manifest.job == job:
-            return manifest
-    check_identity(identity, found.identity, directory)
-    if found.version:
+        raise UsageError("is a file; --memory names a directory", where=directory)
+    if Catalog(directory).exists:
+        found = Memory.open(directory, check=False)
+        check_identity(identity, found.identity, directory)
+        return found
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    # What begins so is a killed process's.
+    unexpected_files = [name for name in names if name not in _OWN and not name.startswith(TEMPORARY_PREFIX)]
+    if unexpected_files:
         raise UsageError(
-            f"{directory} holds version {found.version} already, {_made_from(found, content)}; to bring it "
-            f"up to date run `glimmer refresh {' '.join(map(str, sources))} --memory {directory}`, or name another "
-            f"directory"
+            f"holds other files ({unexpected_files[0]} …)", where=directory, remedy="name a new or empty directory"
         )
     return None
 
 
-def _made_from(found: Memory, content: str) -> str:
-    """What the encode job that made `found` had for sources, compared with sources of the digest `content`."""
+def _made_before(found: Memory, content: str, sources: Sequence[str]) -> UsageError:
+    """Why a memory that another job made is not encoded again; `content` is the digest of the sources now given."""
     made = next((manifest for manifest in found.history() if manifest.operation == "encode"), None)
     recorded = None if made is None else made.details.get("sources_sha256")
     if recorded is None:
-        return "made by a release that did not record its sources' content, perhaps from these"
-    return "made from these sources with other settings" if recorded == content else "made from other sources"
-
-
-@contextlib.contextmanager
-def _fresh_directories_undone(directory: Path, job: str) -> Iterator[None]:
-    """Removes what a refused plan left behind, so that a mistyped source does not leave a memory that is none.
-
-    A plan that finished is kept whatever happens later: the next try resumes from it.
-    """
-    try:
-        yield
-    except GlimmerError:
-        ledger = Ledger(directory, job)
-        if not Catalog(directory).exists and not (ledger.directory / "plan.json").exists():
-            ledger.clear()
-            remove_tree(directory / SEGMENTS / segment_id(job), within=directory)
-            for path in (directory / SEGMENTS, directory / JOBS, directory):
-                with contextlib.suppress(OSError):  # not empty, or never made
-                    path.rmdir()
-        raise
-
-
-def _result(
-    directory: Path,
-    manifest: Manifest,
-    codec: CodecSpec,
-    rejects: Path,
-    *,
-    nothing_to_do: bool,
-    seconds: dict[str, float],
-    resumed: int = 0,
-) -> EncodeResult:
-    summary = PlanSummary.from_json(manifest.details["plan"])
-    written = int(manifest.details["code_bytes_written"])
-    return EncodeResult(
-        memory=directory,
-        version=manifest.version,
-        job=manifest.job,
-        nothing_to_do=nothing_to_do,
-        plan=summary,
-        bytes_written=int(manifest.details["bytes_written"]),
-        code_bytes_written=written,
-        compression=summary.tokens * codec.width * 2 / written,
-        rejects=rejects if rejects.exists() else None,
-        resumed=resumed,
-        seconds=seconds,
+        made_of = "made by a release that did not record its sources' content, perhaps from these"
+    elif recorded == content:
+        made_of = "made from these sources with other settings"
+    else:
+        made_of = "made from other sources"
+    return UsageError(
+        f"{found.directory} holds version {found.version} already, {made_of}; to bring it up to date run "
+        f"`glimmer refresh {' '.join(map(str, sources))} --memory {found.directory}`, or name another directory"
     )

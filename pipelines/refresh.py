@@ -24,12 +24,14 @@ from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory
 from .corpus.plan import PlanSummary
-from .encoding.encoding_job import identified, timed
+from .encoding.plan_stage import identify_sources
 from .engines import Engine
-from .refreshing.changes import first_positions
 from .refreshing.counts import RefreshCounts
-from .refreshing.refresh_job import EXAMPLES, RefreshJob
+from .refreshing.refresh_inputs import RefreshInputs
+from .refreshing.refresh_job import RefreshJob
+from .refreshing.refresh_plan import EXAMPLES, compare, refusal
 from .refreshing.removals import MAX_REMOVED
+from .refreshing.row_numbers import first_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,7 @@ def refresh(
             otherwise they stay then.
         index: build the new version's first-stage index; None builds it if the base version has one.
         engine: where the Beam graph runs; None runs it in this process.
-        progress: hears how the job goes.
+        progress: progress callback.
 
     Raises UsageError where there is no memory, InputError for sources that cannot be used and for a refresh that would
     remove too many articles, MismatchError for a model whose memory encoder is another, ConflictError when another job
@@ -158,38 +160,44 @@ def refresh(
     next try, except after a conflict.
     """
     progress = progress or Quiet()
-    job = RefreshJob(
-        sources, memory, model, format, strict, partial, deleted, fields, mixed, max_removed, remove_absent
+    inputs = RefreshInputs.open(
+        sources=sources,
+        memory=memory,
+        model=model,
+        format=format,
+        fields=fields,
+        mixed=mixed,
+        strict=strict,
+        partial=partial,
+        deleted=deleted,
+        max_removed=max_removed,
+        remove_absent=remove_absent,
     )
-    identified(job.corpus, progress)
-    _forget_finished(job.directory, job.base)
-    seconds: dict[str, float] = {}
-    with job.ledger.lock():
-        manifest = job.committed()
-        if manifest is None:
-            manifest, planned = job.run(engine or Engine(), progress, seconds)
-        else:
-            planned = dict(manifest.details)
-        job.ledger.clear()
-    changed = manifest.version != job.base.version
-    if index or (index is None and changed and (job.base.index_directory / DIRECTORY).exists()):
-        refreshed = Memory.open(job.directory, manifest.version)
+    base = inputs.base
+    identify_sources(inputs.corpus, progress)
+    _clear_finished(base)
+    refreshing = RefreshJob(inputs, progress)
+    manifest, job = refreshing.run(engine or Engine()), refreshing.job
+    planned = refreshing.planned
+    changed = manifest.version != base.version
+    if index or (index is None and changed and (base.index_directory / DIRECTORY).exists()):
+        refreshed = Memory.open(base.directory, manifest.version)
         if refreshed.passages:
-            with timed(seconds, "index"):
+            with job.timed("index"):
                 open_index(refreshed, progress=progress)
     return RefreshResult(
-        memory=job.directory,
-        base=job.base.version,
+        memory=base.directory,
+        base=base.version,
         version=manifest.version,
         job=job.name,
         counts=RefreshCounts(**planned["counts"]),
         plan=PlanSummary.from_json(planned["plan"]),
-        bytes_written=int(manifest.details["bytes_written"]) + _catalog_bytes(manifest, job.base) if changed else 0,
+        bytes_written=int(manifest.details["bytes_written"]) + _catalog_bytes(manifest, base) if changed else 0,
         code_bytes_written=int(manifest.details["code_bytes_written"]) if changed else 0,
         kept_rejected=planned.get("kept_rejected", []),
         kept_absent=planned.get("kept_absent", []),
         rejects=job.rejects if job.rejects.exists() else None,
-        seconds=seconds,
+        seconds=job.seconds,
     )
 
 
@@ -212,36 +220,46 @@ def refresh_dry_run(
 
     Raises as `refresh` does, but for the refusal to remove so many articles, which is in the result.
     """
-    job = RefreshJob(
-        sources, memory, model, format, strict, partial, deleted, fields, mixed, max_removed, remove_absent
+    inputs = RefreshInputs.open(
+        sources=sources,
+        memory=memory,
+        model=model,
+        format=format,
+        fields=fields,
+        mixed=mixed,
+        strict=strict,
+        partial=partial,
+        deleted=deleted,
+        max_removed=max_removed,
+        remove_absent=remove_absent,
     )
-    progress = progress or Quiet()
-    found = job.compare(None, progress)
+    base = inputs.base
+    found = compare(inputs, progress or Quiet())
     return RefreshPlan(
-        memory=job.directory,
-        base=job.base.version,
+        memory=base.directory,
+        base=base.version,
         counts=found.counts,
         plan=found.plan,
         added=[Example(article_id=a, title=t, text=x) for a, t, x in found.comparison.added_examples],
         removed=[
             Example(article_id=passage.article_id, title=passage.title, text=passage.text)
-            for passage in job.base.texts(first_positions(job.base, found.changes.dead, EXAMPLES))
+            for passage in base.texts(first_positions(base, found.changes.dead, EXAMPLES))
         ],
         kept_rejected=found.kept_rejected,
         kept_absent=found.kept_absent,
-        refused=job.refusal(found.counts, found.removed),
+        refused=refusal(inputs, found.counts, found.removed),
     )
 
 
-def _forget_finished(directory: Path, base: Memory) -> None:
+def _clear_finished(base: Memory) -> None:
     """Clears ledgers of refreshes that are in the history: a crash came between their commit and the last step."""
-    jobs = directory / JOBS
+    jobs = base.directory / JOBS
     left = [path.name for path in jobs.iterdir() if path.is_dir()] if jobs.is_dir() else []
     if left:
         done = {manifest.job for manifest in base.history()}
         for name in left:
             if name in done:
-                Ledger(directory, name).clear()
+                Ledger(base.directory, name).clear()
 
 
 def _catalog_bytes(manifest: Manifest, base: Memory) -> int:

@@ -19,10 +19,11 @@ from ...encoders.memory_encoder import MemoryEncoder, default_shapes
 from ...encoders.models import load_model
 from ...progress import Progress, Quiet
 from ...storage.codecs import code_bytes, codec_with_zero_tables, fit_samples, new_codec, parse_codec
+from ...storage.identity import PassageSettings
 from ..corpus import Corpus
 from ..corpus.passages import DEFAULT_WORDS
-from ..corpus.plan import PlanSummary, plan
-from ..encoding.encoding_job import plan_listener
+from ..corpus.plan import PlanSummary
+from ..encoding.plan_stage import plan_corpus
 from .costs import encoder_layer_cost
 
 _ROW_BYTES = 180  # ids, hashes and positions of a passage, in the text shard and in the catalog
@@ -80,20 +81,8 @@ def dry_run(
     loaded = load_model(model)
     config = loaded.config
     corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
-    for line in corpus.describe():
-        progress.say(line)
-    progress.stage("plan", total=None, unit="passages")
-    summary = plan(
-        sources=corpus,
-        tokenise=loaded.passage_tokens,
-        window=config.window,
-        passage_words=passage_words,
-        strict=strict,
-        progress=plan_listener(progress),
-    )
-    progress.done()
-    for line in corpus.notes():
-        progress.say(line)
+    settings = PassageSettings(words=passage_words, template=config.passage_template, window=config.window)
+    summary = plan_corpus(corpus, model=loaded, settings=settings, strict=strict, progress=progress)
     spec = parse_codec(codec, config.encoder.d_model)
     stored_as = codec_with_zero_tables(spec) if fit_samples(spec) else new_codec(spec)
     shapes = default_shapes(config.window)

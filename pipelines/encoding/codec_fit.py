@@ -23,9 +23,7 @@ from ...encoders.models import LoadedModel
 from ...progress import Progress
 from ...storage.codecs import CodecSpec, Tables, fit_codec, fit_samples, new_codec, tables_from_bytes, tables_to_bytes
 from ...storage.identity import Identity
-from ...storage.ledger import Ledger
-from ...storage.segment_writer import SegmentWriter
-from .encoding_job import timed
+from ..jobs import Job
 
 SEED = 0
 TOKENS_A_PASSAGE = 16
@@ -33,25 +31,15 @@ TOKENS_A_PASSAGE = 16
 
 
 def codec_tables(
-    *,
-    spec: CodecSpec,
-    model: LoadedModel,
-    identity: Identity,
-    text: SegmentWriter,
-    rows: int,
-    ledger: Ledger,
-    progress: Progress,
-    seconds: dict[str, float],
+    job: Job, *, spec: CodecSpec, model: LoadedModel, identity: Identity, rows: int
 ) -> tuple[Tables, dict[str, Any] | None]:
     """The tables of a new memory's codec, and what they were fitted to.
 
     Args:
+        job: has planned `rows` passages; its ledger keeps what was fitted, and what it has is used.
         spec: the codec.
         model, identity: the memory's encoder, precision and shapes.
-        text: the job's segment, planned: `rows` passages.
-        ledger: keeps what was fitted; what it has is used.
-        progress: progress callback.
-        seconds: gets the wall time of "fit", where something is fitted.
+        rows: passages planned.
 
     Returns (tables, empty for a codec without; JSON-able `passages`, `samples`, `seed` and `tables_sha256`, None for a
     codec that is not fitted). Raises what the codec's `fit` and the encoder raise.
@@ -59,22 +47,22 @@ def codec_tables(
     most = fit_samples(spec)
     if not most:
         return new_codec(spec).tables(), None
-    kept = ledger.read_fit()
+    kept = job.ledger.read_fit()
     if kept is None:
-        with timed(seconds, "fit"):
-            passages = text.read_rows(spread(rows, -(-most // TOKENS_A_PASSAGE), f"{SEED}/passages").tolist())
+        with job.timed("fit"):
+            passages = job.segment.read_rows(spread(rows, -(-most // TOKENS_A_PASSAGE), f"{SEED}/passages").tolist())
             tokens = [passage.tokens for passage in passages]
             enable_compilation_cache()
             encoder = MemoryEncoder(
                 model, precision=identity.encoder.precision, shapes=identity.shapes, transform=_as_float32
             )
-            samples = sampled_tokens(encoder, tokens, most, progress)
-            progress.stage("fit", total=None, unit="tokens", start=len(samples))
+            samples = sampled_tokens(encoder, tokens, most, job.progress)
+            job.progress.stage("fit", total=None, unit="tokens", start=len(samples))
             codec = fit_codec(spec, samples, SEED)
-            progress.done()
+            job.progress.done()
             fit = {"passages": len(passages), "samples": len(samples), "seed": SEED}
-            ledger.write_fit(fit, tables_to_bytes(codec.tables()))
-        kept = ledger.read_fit()
+            job.ledger.write_fit(fit, tables_to_bytes(codec.tables()))
+        kept = job.ledger.read_fit()
         assert kept is not None, "the fit was just written"
     fit, content = kept
     return tables_from_bytes(content), fit

@@ -1,67 +1,30 @@
-"""What an encoding job is made of, shared by `encode`, `refresh` and `repair`: its id, its settings, its encode stage.
+"""How passages become codes: a memory's settings paired with a model, and the encode stage of a job.
 
-A job's id is a hash of everything its result depends on: sources, settings, encoder and base version. The same
-command therefore finds its own ledger again and resumes; any other gets another id and segment.
+`encode` and `refresh` run the stage over Beam; a repair encodes a few passages by itself and shares the pairing.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 
 from ... import MismatchError
 from ...encoders.models import LoadedModel
-from ...progress import Progress, polled
+from ...progress import polled
 from ...reader.encoder_match import check_encoder
 from ...storage.catalog_files import passage_rows
 from ...storage.codecs import spec_text
 from ...storage.identity import Identity
-from ...storage.ledger import Ledger
 from ...storage.passage import SHARD_ROWS
 from ...storage.segment_writer import SealedSegment, SegmentWriter
-from ..corpus import Corpus
-from ..corpus.plan import PlanProgress
 from ..engines import Engine, run_graph
+from ..jobs import Job
 from ..per_process import Count, PerProcess
 from .shard_graph import ShardWork, encode_graph, shard_groups, with_window
-
-
-def job_id(kind: str, depends_on: Mapping[str, Any]) -> str:
-    """`<kind>-<16 hex>`: the same for the same JSON-able dependencies."""
-    return f"{kind}-{hashlib.sha256(_canonical(depends_on)).hexdigest()[:16]}"
-
-
-def identified(corpus: Corpus, progress: Progress) -> list[dict[str, Any]]:
-    """The content identity of a corpus, which is read for it; `progress` is told how much of it."""
-    megabytes = corpus.bytes / 1e6
-    progress.stage("identify sources", total=megabytes, unit="MB")
-    identity = corpus.identity(lambda share: progress.at(megabytes * share))
-    progress.done()
-    return identity
-
-
-def sources_sha256(corpus: Corpus) -> str:
-    """SHA-256 of a corpus's content identity, by which a memory says what it was made from."""
-    return hashlib.sha256(_canonical(corpus.identity())).hexdigest()
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
-
-
-def segment_id(job: str) -> str:
-    """The UUID of the segment that `job` writes; a resumed job finds the same."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"glimmer:{job}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,31 +67,23 @@ def check_identity(wanted: Identity, found: Identity, where: str | Path) -> None
         )
 
 
-def encode_segment(
-    *,
-    memory: Path,
-    job: str,
-    encoding: Encoding,
-    rows: int,
-    code_bytes: int,
-    engine: Engine,
-    progress: Progress,
-) -> SealedSegment:
-    """Encodes every planned shard of a job that its ledger does not list yet, then seals the segment.
+def encode_segment(job: Job, *, encoding: Encoding, rows: int, code_bytes: int, engine: Engine) -> SealedSegment:
+    """Encodes every planned shard of `job` that its ledger does not list yet, then seals the segment.
 
     Args:
-        memory: the memory's directory; the job's text shards are in its segment already.
+        job: its text shards are in its segment already.
+        encoding: model and settings.
         rows: passages planned.
         code_bytes: bytes of one stored token.
+        engine: where the Beam graph runs.
 
     Raises what the encoder or the store raises; whatever was finished stays in the ledger.
     """
-    identity, ledger = encoding.identity, Ledger(memory, job)
-    window = identity.passages.window
+    identity, window = encoding.identity, encoding.identity.passages.window
     work = ShardWork(
-        memory=str(memory),
-        job_id=job,
-        segment=segment_id(job),
+        memory=str(job.memory),
+        job_id=job.name,
+        segment=job.segment.segment,
         model=str(encoding.model.path),
         fingerprint=identity.encoder.fingerprint,
         codec=spec_text(identity.codec),
@@ -138,47 +93,27 @@ def encode_segment(
         rows=rows,
         window=window,
     )
-    writer = SegmentWriter(memory, work.segment)
-    writer.create_arrays(rows, window, code_bytes)
-    shards = -(-rows // SHARD_ROWS)
-    done = ledger.records()
-    left = [shard for shard in range(shards) if shard not in done]
-    before = ledger.progress().rows
-    progress.stage("encode", total=rows, unit="passages", start=before)
-    if left:
-        groups = shard_groups(left, window=window, code_bytes=code_bytes)
 
+    def write(shards: list[int]) -> None:
+        if not shards:
+            return
         counts = PerProcess(Count)
+        groups = shard_groups(shards, window=window, code_bytes=code_bytes)
 
         def build(pipeline: beam.Pipeline) -> None:
             encode_graph(pipeline, work=work, groups=groups, encoded=counts)
 
         # The count is finer than the ledger, which has whole shards, and knows nothing of other processes.
-        with counts as encoded, polled(progress, lambda: max(ledger.progress().rows, before + encoded.value)):
+        with (
+            counts as encoded,
+            polled(job.progress, lambda: max(job.ledger.progress().rows, job.resumed + encoded.value)),
+        ):
             run_graph(build, engine)
-    progress.done()
-    return writer.seal(ledger.records().values())
+
+    return job.write_segment("encode", write, rows=rows, window=window, code_bytes=code_bytes)
 
 
 def planned_rows(writer: SegmentWriter, shards: int) -> Iterator[pa.Table]:
     """The catalog rows of a planned segment, a table for each shard, in row order."""
     for shard in range(shards):
         yield passage_rows(writer.read_text(shard), writer.segment, shard * SHARD_ROWS)
-
-
-@contextlib.contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Records the wall time of the block in `seconds[stage]`, unless it raises."""
-    begun = time.monotonic()
-    yield
-    seconds[stage] = time.monotonic() - begun
-
-
-def plan_listener(progress: Progress) -> Callable[[PlanProgress], None]:
-    """Adapts a plan's reports to a progress listener: percent of source bytes read, passages as the unit."""
-
-    def listen(at: PlanProgress) -> None:
-        total = at.passages / at.share if at.share > 0 else None
-        progress.at(at.passages, total=total)
-
-    return listen

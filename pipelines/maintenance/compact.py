@@ -1,4 +1,4 @@
-"""Compact: rows that still live are copied out of sparse segments into one new segment, and nothing is encoded again.
+"""Compact: live rows are copied out of sparse segments into one new segment, and nothing is encoded again.
 
 Every refresh leaves dead rows in older segments: they cost disk until the segment that holds them has no live row and
 a vacuum deletes it. A compaction copies the live rows of every segment with too many dead ones, codes, lengths and
@@ -22,20 +22,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ... import ConflictError, DamageError, UsageError
-from ...progress import Progress, Quiet
+from ... import DamageError, UsageError
+from ...progress import Progress
 from ...reader.serving.retrieval_index import DIRECTORY, open_index
 from ...storage.catalog_files import CATALOG_SCHEMA, read_catalog_file
 from ...storage.files import sha256_file
-from ...storage.ledger import Ledger
 from ...storage.manifest import Manifest
-from ...storage.memory import Memory, commit
+from ...storage.memory import Memory
 from ...storage.passage import SHARD_ROWS
-from ...storage.removal import remove_tree
 from ...storage.segment_layout import codes_name, lengths_name, text_name
-from ...storage.segment_writer import SealedSegment, SegmentWriter
+from ...storage.segment_writer import SealedSegment
 from ..defaults import DEFAULT_DEAD_SHARE
-from ..encoding.encoding_job import job_id, segment_id, timed
+from ..jobs import Job
 
 _AT_ONCE: Final = 2  # shards held in memory: one is compressed and written while the next is read
 _SPAN: Final = 1 << 20
@@ -93,7 +91,7 @@ def compact(
         memory: the memory's directory.
         dead_share: a segment is sparse if more than this share of its rows is dead; 0 takes every dead row out.
         index: build the new version's first-stage index; None builds it if the base version has one.
-        progress: hears how the job goes.
+        progress: progress callback.
 
     Raises UsageError where there is no memory, DamageError for a shard that is not what was written (nothing damaged
     is ever copied), ConflictError when another job changed the memory first or runs this one, StorageError when the
@@ -101,43 +99,42 @@ def compact(
     """
     if not 0 <= dead_share < 1:
         raise UsageError(f"dead_share must be at least 0 and less than 1, not {dead_share}")
-    progress = progress or Quiet()
     base = Memory.open(memory)
     live = base.manifest.live_rows
-    job = _Job(base, [name for name, entry in base.segments.items() if live[name] < entry.rows * (1 - dead_share)])
-    seconds: dict[str, float] = {}
-    manifest = base.manifest
-    if job.sparse:
-        manifest = job.finish(progress, seconds)
+    sparse = [name for name, entry in base.segments.items() if live[name] < entry.rows * (1 - dead_share)]
+    merging = _Merge(base, sparse, progress)
+    job, manifest, made = merging.job, base.manifest, None
+    if sparse:
+        manifest = merging.run()
+        made = manifest.segments[job.segment.segment]
         if index or (index is None and (base.index_directory / DIRECTORY).exists()):
-            with timed(seconds, "index"):
+            with job.timed("index"):
                 open_index(Memory.open(memory, manifest.version), progress=progress)
-    entries = [base.segments[name] for name in job.sparse]
-    made = manifest.segments[job.writer.segment] if job.sparse else None
+    entries = [base.segments[name] for name in sorted(sparse)]
     return CompactResult(
         memory=base.directory,
         job=job.name,
         version=manifest.version,
         base=base.version,
-        merged=tuple(job.sparse),
-        segment=job.writer.segment if made else None,
+        merged=tuple(sorted(sparse)),
+        segment=job.segment.segment if made else None,
         rows=made.rows if made else 0,
         dead_rows=sum(entry.rows for entry in entries) - (made.rows if made else 0),
         bytes_written=made.bytes if made else 0,
         bytes_before=sum(entry.bytes for entry in entries),
-        seconds=seconds,
+        seconds=job.seconds,
     )
 
 
-def merge(base: Memory, segments: Collection[str], progress: Progress) -> Manifest:
+def merge(base: Memory, segments: Collection[str], progress: Progress | None) -> Manifest:
     """Copies all live rows of `segments`, at least one, into one new segment and commits; raises as `compact` does."""
-    return _Job(base, segments).finish(progress, {})
+    return _Merge(base, segments, progress).run()
 
 
-class _Job:
-    """One compaction: what is to be merged, and its name."""
+class _Merge:
+    """One compaction: what is to be merged, and its job."""
 
-    def __init__(self, base: Memory, segments: Collection[str]) -> None:
+    def __init__(self, base: Memory, segments: Collection[str], progress: Progress | None) -> None:
         self.base = base
         self.sparse = sorted(segments)
         depends_on = {
@@ -146,68 +143,49 @@ class _Job:
             "identity": base.manifest.identity_sha256,
             "segments": self.sparse,
         }
-        self.name = job_id("compact", depends_on)
-        self.ledger = Ledger(base.directory, self.name)
-        self.writer = SegmentWriter(base.directory, segment_id(self.name))
+        self.job = Job(base.directory, "compact", depends_on, base=base.version, progress=progress)
 
-    def finish(self, progress: Progress, seconds: dict[str, float]) -> Manifest:
+    def run(self) -> Manifest:
         """Runs the job to its end, whichever process does it."""
-        with self.ledger.lock():
-            manifest = self._committed() or self._run(progress, seconds)
-            self.ledger.clear()
-        return manifest
+        return self.job.run(self._work)
 
-    def _committed(self) -> Manifest | None:
-        """This job's commit, if another process made it before this one got the lock."""
-        catalog = self.base.catalog
-        for version in range(catalog.latest_version(), self.base.version, -1):
-            if (found := catalog.read_manifest(version)).job == self.name:
-                return found
-        return None
-
-    def _run(self, progress: Progress, seconds: dict[str, float]) -> Manifest:
-        """Copies what the ledger does not list yet, seals the segment and commits."""
+    def _work(self) -> Manifest:
         moves = _Moves(self.base, self.sparse)
-        if self.ledger.read_plan() is None:
-            remove_tree(self.writer.directory, within=self.base.directory)  # of a job whose ledger is gone
-            self.ledger.write_plan({"rows": moves.rows, "segments": self.sparse})
-        self.writer.create_arrays(moves.rows, self.base.window, self.base.codec.code_bytes)
-        with timed(seconds, "copy"):
-            self._copy(moves, progress)
-            sealed = self.writer.seal(self.ledger.records().values())
-        with timed(seconds, "commit"):
-            return self._commit(moves, sealed)
+        self.job.plan(lambda: {"rows": moves.rows, "segments": self.sparse})
+        sealed = self.job.write_segment(
+            "copy",
+            lambda shards: self._copy(shards, moves),
+            rows=moves.rows,
+            window=self.base.window,
+            code_bytes=self.base.codec.code_bytes,
+        )
+        return self._commit(moves, sealed)
 
-    def _copy(self, moves: _Moves, progress: Progress) -> None:
-        done = self.ledger.records()
-        left = [shard for shard in range(-(-moves.rows // SHARD_ROWS)) if shard not in done]
-        begun = self.ledger.progress().rows
-        progress.stage("copy", total=moves.rows, unit="passages", start=begun)
+    def _copy(self, shards: list[int], moves: _Moves) -> None:
+        progress, copied = self.job.progress, self.job.resumed
         check = _SourceCheck(self.base)
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="copy") as pool:
             waiting: deque[Future[int]] = deque()
             try:
-                for shard in left:
+                for shard in shards:
                     if len(waiting) == _AT_ONCE:
-                        begun += waiting.popleft().result()
-                        progress.at(begun)
+                        copied += waiting.popleft().result()
+                        progress.at(copied)
                     waiting.append(pool.submit(self._copy_shard, shard, moves, check))
                 while waiting:
-                    begun += waiting.popleft().result()
-                    progress.at(begun)
+                    copied += waiting.popleft().result()
+                    progress.at(copied)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-        progress.done()
 
     def _copy_shard(self, shard: int, moves: _Moves, check: Callable[[int, int], None]) -> int:
         positions = moves.positions[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
         segment, row = self.base.rows(positions)
         for place in sorted({*zip(segment.tolist(), (row // SHARD_ROWS).tolist(), strict=True)}):
             check(*place)
-        self.writer.write_text(shard, self.base.texts(positions))
-        codes, lengths = self.base.fetch(positions)
-        self.ledger.record(self.writer.write_shard(shard, codes, lengths))
+        self.job.segment.write_text(shard, self.base.texts(positions))
+        self.job.record_shard(shard, *self.base.fetch(positions))
         return len(positions)
 
     def _commit(self, moves: _Moves, sealed: SealedSegment) -> Manifest:
@@ -218,24 +196,14 @@ class _Job:
                 for batch in read_catalog_file(self.base.catalog.directory, file):
                     yield moves.moved(batch, sealed.segment)
 
-        try:
-            return commit(
-                self.base.directory,
-                base=self.base.version,
-                job=self.name,
-                operation="compact",
-                add=rows(),
-                remove=[file.name for file in replaced],
-                segments=[sealed],
-                rows_added=0,
-                rows_removed=0,
-                details={"merged": self.sparse, "bytes_written": sealed.bytes},
-            )
-        except ConflictError:
-            # No later job can use it: its id follows from the base.
-            remove_tree(self.writer.directory, within=self.base.directory)
-            self.ledger.clear()
-            raise
+        return self.job.commit(
+            add=rows(),
+            remove=[file.name for file in replaced],
+            segment=sealed,
+            rows_added=0,
+            rows_removed=0,
+            details={"merged": self.sparse, "bytes_written": sealed.bytes},
+        )
 
 
 class _Moves:

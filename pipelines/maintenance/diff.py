@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from ...progress import Progress, Quiet
 from ...storage.memory import Memory
-from ..refreshing.changes import ArticleCounts, Mask, RowNumbers, articles_with, count_articles
+from ..refreshing.articles import ArticleCounts, articles_with, count_articles
+from ..refreshing.row_numbers import Mask, RowNumbers
 
 _SPAN: Final = 1 << 18
 _KINDS: Final = ("added", "removed", "moved")

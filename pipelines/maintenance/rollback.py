@@ -12,7 +12,7 @@ from ...storage.manifest import Manifest
 from ...storage.memory import Memory
 from ...storage.memory import rollback as commit_rollback
 from ...storage.paths import local_path
-from ..encoding.encoding_job import job_id
+from ..jobs import job_id
 
 
 def rollback(*, memory: str | Path, to: int, index: bool | None = None, progress: Progress | None = None) -> Manifest:

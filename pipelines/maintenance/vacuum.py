@@ -34,7 +34,7 @@ from ...storage.segment_layout import SEGMENTS, is_segment_id
 from ...storage.vacuumed import PASSAGES
 from ...storage.version_indexes import INDEXES
 from ..defaults import DEFAULT_VERSIONS
-from ..encoding.encoding_job import segment_id
+from ..jobs import segment_id
 
 DEFAULT_AGE: Final = datetime.timedelta(days=7)
 _GRACE_S: Final = 3600.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..corpus.plan import PlanSummary
-from .changes import Changes, Comparison
+from .changes import Changes
+from .comparison import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,10 @@ import pyarrow.compute as pc
 
 from ... import UsageError
 from ...storage.memory import Memory
-from .changes import ArticleCounts, ArticlesTouched, Changes, Comparison, RowNumbers, articles_with, without
+from .articles import ArticleCounts, ArticlesTouched, articles_with, without
+from .changes import Changes
+from .comparison import Comparison
+from .row_numbers import RowNumbers
 
 MAX_REMOVED: Final = 0.2
 """Share of the articles that a refresh removes without being asked."""

@@ -18,7 +18,7 @@ import pytest
 
 from glimmer import ConflictError, DamageError, GlimmerError, StorageError
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.encoding.encoding_job import segment_id
+from glimmer.pipelines.jobs import segment_id
 from glimmer.pipelines.maintenance.compact import compact
 from glimmer.pipelines.maintenance.repair import repair
 from glimmer.pipelines.maintenance.vacuum import vacuum

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from glimmer import ConflictError, DamageError, UsageError
-from glimmer.pipelines.encoding.encoding_job import segment_id
+from glimmer.pipelines.jobs import segment_id
 from glimmer.pipelines.maintenance.compact import compact
 from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage.catalog_files import passage_rows, read_catalog_file

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from glimmer import ConflictError, DamageError, UsageError
-from glimmer.pipelines.encoding.encoding_job import segment_id
+from glimmer.pipelines.jobs import segment_id
 from glimmer.pipelines.maintenance import vacuum as module
 from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage import removal

@@ -14,7 +14,7 @@ import pytest
 
 from glimmer import DamageError
 from glimmer.pipelines.cli.group import run
-from glimmer.pipelines.encoding.encoding_job import segment_id
+from glimmer.pipelines.jobs import segment_id
 from glimmer.pipelines.maintenance.rollback import rollback
 from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage import removal

@@ -12,7 +12,7 @@ from ..terminal import TerminalProgress
 from .options import json_option, memory_argument, version_option
 
 if TYPE_CHECKING:
-    from ...maintenance.repair import RepairResult
+    from ...maintenance.repair_report import RepairResult
 
 _SHOWN = 50
 

@@ -315,7 +315,7 @@ class _Killed(BaseException):
     """Stands for the end of the process: nothing tidies up after it."""
 
 
-def _die(**_: object) -> None:
+def _die(*_: object, **__: object) -> None:
     raise _Killed
 
 

@@ -17,9 +17,11 @@ from glimmer.encoders.models import load_model
 from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.corpus.plan import plan
 from glimmer.pipelines.encode import encode
+from glimmer.pipelines.engines import Engine
 from glimmer.pipelines.maintenance.rollback import rollback
 from glimmer.pipelines.refresh import RefreshResult, refresh, refresh_dry_run
-from glimmer.pipelines.refreshing.changes import Comparison
+from glimmer.pipelines.refreshing.comparison import Comparison
+from glimmer.pipelines.refreshing.refresh_inputs import RefreshInputs
 from glimmer.pipelines.refreshing.refresh_job import RefreshJob
 from glimmer.progress import Quiet
 from glimmer.reader.serving.retrieval_index import DIRECTORY, open_index
@@ -263,18 +265,16 @@ def test_who_waits_for_another_to_finish_the_job_does_not_touch_its_segment(
     """Two processes start on one base version; the second gets the lock when the first has committed."""
     corpus["a1"][0] = "Changed."
     source = write(memory.parent / "next.jsonl", corpus)
-    late = RefreshJob([str(source)], memory)
+    late = RefreshJob(RefreshInputs.open(sources=[str(source)], memory=memory))
     refresh(sources=[str(source)], memory=memory)
-    with late.ledger.lock():
-        done = late.committed()
-    assert done is not None
-    assert done.version == 2
+    assert late.run(Engine()).version == 2
+    assert late.job.nothing_to_do
     assert verify(memory).sound
-    other = RefreshJob([str(write(memory.parent / "other.jsonl", texts(3)))], memory)
+    other = RefreshJob(RefreshInputs.open(sources=[str(write(memory.parent / "other.jsonl", texts(3)))], memory=memory))
     refreshed(memory, texts(2), "two.jsonl", max_removed=1.0)
-    with other.ledger.lock(), pytest.raises(ConflictError, match="version 3"):
-        other.committed()
-    assert not other.ledger.directory.exists()
+    with pytest.raises(ConflictError, match="version 3"):
+        other.run(Engine())
+    assert not other.job.ledger.directory.exists()
 
 
 # What it refuses.
