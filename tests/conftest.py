@@ -1,77 +1,74 @@
-"""What every test may ask for: the development data, where it is present, and small things to run whole jobs on."""
+"""What every test may ask for: excerpts of real data, and small things to run whole jobs on.
+
+Helpers that test modules import by name are in `tests/support`, which pytest puts on `sys.path`.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
+import lzma
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import kit as memories
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def _beside(name: str) -> ModuleType:
-    """`tests/<name>.py`: test modules are not importable by name (import mode importlib)."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+import tiny_models
+from real_data import EXCERPT, FIXTURES, WHOLE, Wikipedia
 
 
-_beside("changing")  # test modules import these by name
-_beside("hostile")
-
-
-def _data_directory() -> Path:
-    return Path(os.environ.get("GLIMMER_TEST_DATA", ROOT.parent / "shared" / "data"))
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(EXCERPT, id="excerpt"),
+        *([pytest.param(WHOLE, id="whole")] if WHOLE.directory.is_dir() else []),
+    ],
+)
+def wikipedia(request: pytest.FixtureRequest) -> Wikipedia:
+    """Real articles and questions: the committed excerpt, and the whole as well where it is at hand."""
+    found: Wikipedia = request.param
+    return found
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Directory with `wiki_small/`, `kilt_metrics/`, `t5/` …; the test is skipped where it is absent."""
-    directory = _data_directory()
-    if not (directory / "wiki_small").is_dir():
-        pytest.skip(f"development data not found at {directory}; set GLIMMER_TEST_DATA to its directory")
+def kilt_files() -> Path:
+    """Directory with excerpts of KILT's files and of what its scorer says."""
+    return FIXTURES / "kilt"
+
+
+@pytest.fixture(scope="session")
+def t5_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory with `spiece.model` and the T5X checkpoint `test_t5_tiny.checkpoint_0`."""
+    directory = tmp_path_factory.mktemp("t5")
+    for packed in (FIXTURES / "t5").glob("*.xz"):
+        (directory / packed.stem).write_bytes(lzma.decompress(packed.read_bytes()))
     return directory
 
 
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., Path]:
     """`tiny_reader(directory, *, memory_layers, live_a, live_b, with_decoder=True, seed=0, …) -> Path`."""
-    make: Callable[..., Path] = _beside("tiny_models").tiny_reader
-    return make
+    return tiny_models.tiny_reader
 
 
 @pytest.fixture(scope="session")
 def tiny_corpus() -> Callable[..., Path]:
     """`tiny_corpus(path, articles=200, *, seed=0) -> Path`: Wikipedia JSON lines of made-up text."""
-    make: Callable[..., Path] = _beside("tiny_models").tiny_corpus
-    return make
+    return tiny_models.tiny_corpus
 
 
 @pytest.fixture(scope="session")
 def tiny_questions() -> Callable[..., Path]:
     """`tiny_questions(path, questions=20, *, seed=0, longest=12) -> Path`: KILT questions without gold."""
-    make: Callable[..., Path] = _beside("tiny_models").tiny_questions
-    return make
+    return tiny_models.tiny_questions
 
 
 @pytest.fixture(scope="session")
 def tiny_gold() -> Callable[..., Path]:
     """`tiny_gold(memory, path, first, count) -> Path`: KILT questions about passages, with answers and provenance."""
-    make: Callable[..., Path] = _beside("tiny_models").tiny_gold
-    return make
+    return tiny_models.tiny_gold
 
 
 @pytest.fixture(scope="session")
 def kit() -> Any:
-    """Makes passages, codes, segments and memories without a model; see `tests/kit.py`."""
-    return _beside("kit").Kit()
+    """Makes passages, codes, segments and memories without a model; see `tests/support/kit.py`."""
+    return memories.Kit()

@@ -257,8 +257,8 @@ def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path: Path, state: bytes)
 
 
 @pytest.fixture(scope="module")
-def t5x_file(shared_data: Path) -> Path:
-    return shared_data / "t5" / "test_t5_tiny.checkpoint_0"
+def t5x_file(t5_files: Path) -> Path:
+    return t5_files / "test_t5_tiny.checkpoint_0"
 
 
 def test_a_real_t5x_checkpoint_is_imported(t5x_file: Path) -> None:

@@ -20,9 +20,8 @@ from glimmer.reader.config import ReaderConfig
 
 
 @pytest.fixture
-def t5x(shared_data: Path) -> dict[str, Any]:
-    folder = shared_data / "t5"
-    return {"source": folder / "test_t5_tiny.checkpoint_0", "tokenizer": folder / "spiece.model"}
+def t5x(t5_files: Path) -> dict[str, Any]:
+    return {"source": t5_files / "test_t5_tiny.checkpoint_0", "tokenizer": t5_files / "spiece.model"}
 
 
 def test_a_t5x_checkpoint_becomes_a_model_that_encodes(t5x: dict[str, Any], tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ PORT_DIFFERS = {text for text in GOLDEN["texts"] if "\u0001" in text or "</s>" i
 
 
 @pytest.fixture(scope="module")
-def t5(shared_data: Path) -> SentencePieceTokenizer:
-    return SentencePieceTokenizer(shared_data / "t5" / "spiece.model")
+def t5(t5_files: Path) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(t5_files / "spiece.model")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_wordpiece_tells_what_its_tokens_were_written_as(minilm: WordPieceTokeni
     assert places[0] == places[-1] == (0, 0)
 
 
-def test_a_passages_tokens_are_spelled_as_it_has_them(minilm_model: LoadedModel, shared_data: Path) -> None:
+def test_a_passages_tokens_are_spelled_as_it_has_them(minilm_model: LoadedModel, t5_files: Path) -> None:
     title, text = "Mount Everest", "It is 8,848.86 m high, says the U.S. survey."
     (tokens,) = minilm_model.passage_tokens([(title, text)])
     (wanted,) = minilm_model.tokenizer.encode_plain(["8,848.86 m"])
@@ -93,7 +93,7 @@ def test_a_passages_tokens_are_spelled_as_it_has_them(minilm_model: LoadedModel,
     assert minilm_model.spelled(title, text, tokens, start, start + len(wanted)) == "8,848.86 m"
     assert minilm_model.spelled(title, text, tokens, 1, 3) == "Mount Everest"
     assert minilm_model.spelled(title, text + " Other text.", tokens, 1, 3) is None  # not the memory's passage
-    assert SentencePieceTokenizer(shared_data / "t5" / "spiece.model").places(text) is None  # decodes to what it read
+    assert SentencePieceTokenizer(t5_files / "spiece.model").places(text) is None  # decodes to what it read
 
 
 @pytest.mark.parametrize("name", ["t5", "minilm"])

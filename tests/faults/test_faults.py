@@ -226,7 +226,7 @@ def test_two_writers_one_wins_and_the_other_may_try_again(kit: Any, tmp_path: Pa
 def test_a_commit_retried_from_a_fresh_process_applies_once(kit: Any, tmp_path: Path, tried: Tried) -> None:
     memory = kit.memory(tmp_path / "m", 30)
     code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 from pathlib import Path
 from kit import Kit
 kit = Kit()
@@ -277,7 +277,7 @@ def test_a_reader_works_through_compactions_and_vacuums(kit: Any, tmp_path: Path
 
 
 _FULL = """
-import sys; sys.path.insert(0, {tests!r}); sys.path.insert(0, {here!r})
+import sys; sys.path.insert(0, {support!r})
 import json
 from pathlib import Path
 import lifecycle
@@ -316,8 +316,7 @@ def test_a_full_disk_leaves_the_old_version_and_with_room_the_job_goes_on(
     mount = f'mount -t tmpfs -o size=4m x "{place}" && exec "$@"'
     if subprocess.run([*NAMESPACE, "sh", "-c", mount, "sh", "true"], capture_output=True, check=False).returncode:
         pytest.skip("user namespaces with mounts are not allowed here")
-    here = Path(__file__).parent
-    code = _FULL.format(tests=str(here.parent), here=str(here))
+    code = _FULL.format(support=str(Path(__file__).parents[1] / "support"))
     command = [*NAMESPACE, "sh", "-c", mount, "sh", sys.executable, "-W", "ignore", "-c", code, name]
     done = subprocess.run(
         [*command, str(place / "m"), str(1024 * kilobytes)], capture_output=True, text=True, check=False

@@ -31,7 +31,7 @@ from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
-CODEC_FILE = ROOT / "tests" / "product_quantiser.py"
+CODEC_FILE = ROOT / "tests" / "support" / "product_quantiser.py"
 CODEC = "test-pq:bytes=8,centroids=12"
 TABLES = "codec/tables.safetensors"
 SEVERAL = Engine(options=["--direct_running_mode=multi_processing", "--direct_num_workers=2"])

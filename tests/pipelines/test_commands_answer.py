@@ -109,9 +109,8 @@ def test_estimate_puts_the_readers_side_by_side() -> None:
     assert "neither a number nor one of a100" in result.output
 
 
-def test_convert_makes_a_model_directory(shared_data: Path, tmp_path: Path) -> None:
-    t5 = shared_data / "t5"
-    arguments = ["convert", t5 / "test_t5_tiny.checkpoint_0", "--tokenizer", t5 / "spiece.model"]
+def test_convert_makes_a_model_directory(t5_files: Path, tmp_path: Path) -> None:
+    arguments = ["convert", t5_files / "test_t5_tiny.checkpoint_0", "--tokenizer", t5_files / "spiece.model"]
     arguments += ["--live-proportion", "1/2", "--rerank-proportion", "0", "--json"]
     record = json.loads(invoke(*arguments, "--output", tmp_path / "m").stdout)
     assert (tmp_path / "m" / "config.json").is_file()

@@ -22,14 +22,14 @@ from glimmer.storage.memory import Memory
 
 @pytest.fixture(scope="module")
 def home(
-    shared_data: Path,
+    t5_files: Path,
     tiny_corpus: Callable[..., Path],
     tiny_questions: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A directory with a tiny T5 that the T5X project trained, converted, and a memory that it made."""
     home = tmp_path_factory.mktemp("t5")
-    checkpoint, tokenizer = (shared_data / "t5" / name for name in ("test_t5_tiny.checkpoint_0", "spiece.model"))
+    checkpoint, tokenizer = (t5_files / name for name in ("test_t5_tiny.checkpoint_0", "spiece.model"))
     convert(source=checkpoint, tokenizer=tokenizer, output=home / "model", live_proportion="1/2", rerank_proportion=1)
     encode(sources=[str(tiny_corpus(home / "corpus.jsonl", 12))], memory=home / "memory", model=str(home / "model"))
     tiny_questions(home / "questions.jsonl", 5)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import Wikipedia
 
 from glimmer.pipelines.corpus import Article, read_articles
 from glimmer.pipelines.corpus.passages import (
@@ -243,10 +244,10 @@ def test_ids_are_framed_and_count_repetitions() -> None:
 
 
 @pytest.mark.slow
-def test_wiki_small_loses_nothing(shared_data: Path) -> None:
+def test_wikipedia_loses_nothing(wikipedia: Wikipedia) -> None:
     paragraphs = 0
-    for source in read_articles([shared_data / "wiki_small" / "knowledgesource.jsonl.gz"]):
+    for source in read_articles([wikipedia.source]):
         assert isinstance(source, Article)
         check(source, cut_article(source))
         paragraphs += len(whole(source))
-    assert paragraphs == 19_312
+    assert paragraphs == wikipedia.paragraphs

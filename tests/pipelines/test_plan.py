@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from real_data import Wikipedia
 from tokenizers import Tokenizer
 
 from glimmer import InputError, UsageError
@@ -244,22 +245,22 @@ def minilm() -> Any:
     return tokenise
 
 
-def test_wiki_small_is_planned_with_nothing_lost(shared_data: Path, minilm: Any) -> None:
-    source = shared_data / "wiki_small" / "knowledgesource.jsonl.gz"
+def test_wikipedia_is_planned_with_nothing_lost(wikipedia: Wikipedia, minilm: Any) -> None:
+    source = wikipedia.source
     summary, rows = run(source, tokenise=minilm, window=256)
-    assert (summary.articles, summary.paragraphs, summary.rejected) == (18_599, 19_312, {})
+    assert (summary.articles, summary.paragraphs, summary.rejected) == (wikipedia.articles, wikipedia.paragraphs, {})
     check_nothing_lost([source], rows)
     covered = {(r.article_id, p) for r in rows for p in range(r.start_paragraph_id, r.end_paragraph_id + 1)}
-    assert len(covered) == 19_312
+    assert len(covered) == wikipedia.paragraphs
     assert len({r.passage_id for r in rows}) == summary.passages == len(rows)
     assert max(len(r.tokens) for r in rows) <= 256
 
 
 @pytest.mark.slow
-def test_windows_of_the_real_tokenizer_are_kept(shared_data: Path, minilm: Any) -> None:
-    source = shared_data / "wiki_small" / "knowledgesource.jsonl.gz"
+def test_windows_of_the_real_tokenizer_are_kept(wikipedia: Wikipedia, minilm: Any) -> None:
+    source = wikipedia.source
     summary, rows = run(source, tokenise=minilm, window=64)
-    assert summary.split_passages > 10_000
+    assert summary.split_passages > wikipedia.articles / 2
     check_nothing_lost([source], rows)
 
 

@@ -13,6 +13,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from real_data import Wikipedia
 
 from glimmer import InputError, UsageError
 from glimmer.pipelines.corpus import Article, Rejection, read_articles, source_identity
@@ -220,7 +221,7 @@ def test_tfds_knows_wikipedia_and_says_when_it_is_not_prepared(tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_wiki_small_is_read_whole(shared_data: Path) -> None:
-    found = articles(shared_data / "wiki_small" / "knowledgesource.jsonl.gz")
-    assert len(found) == 18_599
-    assert sum(len(a.paragraphs) for a in found) == 19_312
+def test_wikipedia_is_read_whole(wikipedia: Wikipedia) -> None:
+    found = articles(wikipedia.source)
+    assert len(found) == wikipedia.articles
+    assert sum(len(a.paragraphs) for a in found) == wikipedia.paragraphs

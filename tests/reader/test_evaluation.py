@@ -31,10 +31,9 @@ def guess(id: str, answer: str = "yes", *pages: str) -> dict[str, object]:
     return {"id": id, "output": [{"answer": answer, "provenance": [{"wikipedia_id": page} for page in pages]}]}
 
 
-def test_it_agrees_with_kilts_scorer(shared_data: Path) -> None:
-    files = shared_data / "kilt_metrics"
-    expected = json.loads((files / "expected.json").read_text())
-    found = evaluate(gold=files / "gold.jsonl", guess=files / "guess.jsonl").to_json()
+def test_it_agrees_with_kilts_scorer(kilt_files: Path) -> None:
+    expected = json.loads((kilt_files / "expected.json").read_text())
+    found = evaluate(gold=kilt_files / "gold.jsonl", guess=kilt_files / "guess.jsonl").to_json()
     for group in expected.values():
         for name, value in group.items():
             assert found[name] == pytest.approx(value, abs=1e-9), name

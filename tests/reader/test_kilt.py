@@ -16,13 +16,13 @@ def write(path: Path, *lines: object) -> Path:
     return path
 
 
-def test_real_multi_provenance_and_dialogue_files_are_read(shared_data: Path) -> None:
-    hotpot = kilt.read_gold(shared_data / "kilt_samples" / "hotpotqa-dev-kilt.head100.jsonl")
-    dialogues = kilt.read_gold(shared_data / "kilt_samples" / "wow-dev-kilt.head100.jsonl")
-    assert len(hotpot) == len(dialogues) == 100
+def test_real_multi_provenance_and_dialogue_files_are_read(kilt_files: Path) -> None:
+    hotpot = kilt.read_gold(kilt_files / "hotpotqa-dev-kilt.head20.jsonl")
+    dialogues = kilt.read_gold(kilt_files / "wow-dev-kilt.head20.jsonl")
+    assert len(hotpot) == len(dialogues) == 20
     assert [page.title for page in hotpot[0].outputs[0].provenance or ()] == ["Scott Derrickson", "Ed Wood"]
     assert "\n" in (dialogues[0].question or "")
-    assert hotpot[0].place.endswith("hotpotqa-dev-kilt.head100.jsonl:1")
+    assert hotpot[0].place.endswith("hotpotqa-dev-kilt.head20.jsonl:1")
 
 
 def test_ids_and_page_ids_compare_as_stripped_strings(tmp_path: Path) -> None:

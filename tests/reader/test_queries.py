@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import Wikipedia
 
 from glimmer import InputError, StorageError, UsageError
 from glimmer.reader.formats import query_json
@@ -55,11 +56,11 @@ def test_kilt_provenance_serves_as_candidates_when_asked(file: Path) -> None:
         read(file, "plain text", provenance_as_candidates=True)
 
 
-def test_real_kilt_files_are_read(shared_data: Path) -> None:
-    dialogues = open_queries(shared_data / "kilt_samples" / "wow-dev-kilt.head100.jsonl")
-    assert (dialogues.format, dialogues.count, dialogues.with_gold) == ("kilt", 100, 100)
+def test_real_kilt_files_are_read(kilt_files: Path, wikipedia: Wikipedia) -> None:
+    dialogues = open_queries(kilt_files / "wow-dev-kilt.head20.jsonl")
+    assert (dialogues.format, dialogues.count, dialogues.with_gold) == ("kilt", 20, 20)
     assert dialogues.longest < MAX_QUESTION_WORDS
-    assert open_queries(shared_data / "wiki_small" / "nq-dev-kilt.jsonl").count == 436
+    assert open_queries(wikipedia.questions).count == len(wikipedia.questions.read_text(encoding="utf-8").splitlines())
 
 
 FID = [

@@ -132,7 +132,7 @@ def test_two_devices_take_the_same_step_as_one(world: World) -> None:
     )
     here = Path(__file__)
     shown = subprocess.run(
-        [sys.executable, "-c", code, str(here), str(here.parent.parent)],
+        [sys.executable, "-c", code, str(here), str(here.parents[1] / "support")],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
         capture_output=True,
         text=True,

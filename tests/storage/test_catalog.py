@@ -121,7 +121,7 @@ def test_a_race_lost_at_the_last_moment_is_a_conflict(memory_path: Path, kit: An
 
 _RACER = """
 import sys, time
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {support!r})
 from pathlib import Path
 from kit import Kit
 from glimmer import ConflictError
@@ -144,7 +144,7 @@ print(lost)
 def test_four_processes_lose_no_update(tmp_path: Path, kit: Any) -> None:
     memory = kit.memory(tmp_path / "memory", 20)
     script = tmp_path / "racer.py"
-    script.write_text(_RACER.format(tests=str(Path(__file__).parents[1])))
+    script.write_text(_RACER.format(support=str(Path(__file__).parents[1] / "support")))
     racers = [
         subprocess.Popen([sys.executable, str(script), str(memory), str(me)], stdout=subprocess.PIPE, text=True)
         for me in range(4)

@@ -162,7 +162,7 @@ def test_a_missing_or_flipped_lengths_chunk_is_an_error(tmp_path: Path, kit: Any
 
 _WRITER = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {support!r})
 import numpy as np
 from pathlib import Path
 from kit import Kit
@@ -186,7 +186,7 @@ print("done", flush=True)
 @pytest.mark.slow
 def test_killed_while_writing_then_run_again_gives_equal_bytes(tmp_path: Path) -> None:
     script = tmp_path / "writer.py"
-    script.write_text(_WRITER.format(tests=str(Path(__file__).parent.parent)))
+    script.write_text(_WRITER.format(support=str(Path(__file__).parents[1] / "support")))
 
     def start(memory: Path, times: int) -> subprocess.Popen[str]:
         command = [sys.executable, str(script), str(memory), str(times)]

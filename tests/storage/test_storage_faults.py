@@ -34,7 +34,7 @@ needs_namespace = pytest.mark.skipif(not namespace_works(), reason="user namespa
 
 _HEAD = f"""
 import os, sys, tempfile
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 from pathlib import Path
 from kit import Kit
 from glimmer import GlimmerError, StorageError
@@ -159,7 +159,7 @@ def test_a_read_only_memory_is_read_but_not_written(memory_path: Path, tmp_path:
 
 _COMMITTER = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {support!r})
 from pathlib import Path
 from kit import Kit
 from glimmer.storage.catalog import Catalog
@@ -175,7 +175,7 @@ kit.add(memory, [kit.passage(10_000 + 40 * base + k) for k in range(40)], job=f"
 def test_killed_in_a_commit_then_retried_from_a_fresh_process_applies_once(tmp_path: Path, kit: Any) -> None:
     memory = kit.memory(tmp_path / "m", 20)
     script = tmp_path / "committer.py"
-    script.write_text(_COMMITTER.format(tests=str(Path(__file__).parents[1])))
+    script.write_text(_COMMITTER.format(support=str(Path(__file__).parents[1] / "support")))
     random = np.random.default_rng(1)
 
     def start(base: int) -> subprocess.Popen[str]:

@@ -1,7 +1,4 @@
-"""A made-up corpus to change, for tests of refresh: articles of three paragraphs, and what a memory holds of them.
-
-Loaded by `conftest.py`, so that test modules import it by name.
-"""
+"""A made-up corpus to change, for tests of refresh: articles of three paragraphs, and what a memory holds of them."""
 
 from __future__ import annotations
 

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from kit import Kit
 
 from glimmer import GlimmerError
