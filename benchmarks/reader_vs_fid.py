@@ -26,8 +26,9 @@ from typing import IO, Any
 import jax
 import numpy as np
 
-from glimmer.encoders.model_config import EncoderConfig, TokenizerSpec
-from glimmer.encoders.tokenizers import load_tokenizer
+from glimmer.encoders.families.encoder_family import TokenizerSpec
+from glimmer.encoders.families.family_registry import load_tokenizer
+from glimmer.encoders.families.t5 import T5Config
 from glimmer.reader.config import DecoderConfig, ReaderConfig
 from glimmer.reader.generation import GenerationConfig
 from glimmer.reader.live_encoder import Lengths
@@ -114,7 +115,7 @@ def reader_config(memory: int, live_a: int, live_b: int) -> ReaderConfig:
         "relative_max_distance": 128,
     }
     return ReaderConfig(
-        encoder=EncoderConfig(family="t5", **sizes),
+        encoder=T5Config(**sizes),
         decoder=DecoderConfig(kv_heads=shape.heads, **sizes),
         memory_layers=memory,
         live_a_layers=live_a,

@@ -20,7 +20,9 @@ from pathlib import Path
 
 from .. import ModelError, StorageError, UsageError
 from .compilation import cache_directory
-from .importers import Imported, import_checkpoint
+from .families.bert import FAMILY as BERT
+from .families.encoder_family import ImportedCheckpoint
+from .importers import import_checkpoint
 from .model_config import ModelConfig, read_model_config
 from .model_directory import WEIGHTS, model_card, save_model
 from .weights import Tensors, read_safetensors
@@ -33,8 +35,6 @@ _CONVERSION = "1"  # part of the cache key: raise it when what is written below 
 BUILT_IN = frozenset({"minilm", "sample"})
 SAMPLE = Path(__file__).parent / "builtin" / "sample"
 """The sample reader's own part: config, card, and the weights that MiniLM does not have."""
-BERT_PASSAGE, BERT_QUESTION = "{title}: {text}", "{question}"
-T5_PASSAGE, T5_QUESTION = "title: {title} context: {text}", "question: {question}"
 
 
 def builtin_directory(name: str) -> Path:
@@ -69,7 +69,7 @@ def find_minilm() -> Path:
 
 
 @contextmanager
-def _unpacked(found: Path) -> Iterator[Imported]:
+def _unpacked(found: Path) -> Iterator[ImportedCheckpoint]:
     """MiniLM's checkpoint, read from the package's zip or a directory; its files are gone afterwards."""
     try:
         scratch = Path(tempfile.mkdtemp(prefix="glimmer-minilm-"))
@@ -96,22 +96,22 @@ def _unpacked(found: Path) -> Iterator[Imported]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _save_minilm(imported: Imported, target: Path) -> None:
+def _save_minilm(imported: ImportedCheckpoint, target: Path) -> None:
     config = ModelConfig(
         encoder=imported.encoder,
         memory_layers=4,
         live_a_layers=1,
         live_b_layers=1,
         tokenizer=imported.tokenizer,
-        passage_template=BERT_PASSAGE,
-        question_template=BERT_QUESTION,
+        passage_template=BERT.passage_template,
+        question_template=BERT.question_template,
         source=f"sentence-transformers/all-MiniLM-L6-v2, from {MINILM_PACKAGE} (Apache-2.0)",
     )
     files = {imported.tokenizer.file: imported.tokenizer_file}
     save_model(target, config, imported.tensors, files, model_card(config))
 
 
-def _save_sample(imported: Imported, target: Path) -> None:
+def _save_sample(imported: ImportedCheckpoint, target: Path) -> None:
     """The reader trained over MiniLM's lower layers: its own weights from this package, the others from MiniLM's."""
     config = read_model_config(SAMPLE)
     own = read_safetensors(SAMPLE / WEIGHTS)

@@ -13,6 +13,7 @@ import json
 import numpy as np
 
 from .. import ModelError
+from .families.family_registry import find_family
 from .model_config import ModelConfig
 from .tokenizers import Tokenizer
 from .weights import Tensors
@@ -29,9 +30,10 @@ def covered(name: str, config: ModelConfig) -> bool:
         if len(parts) < 4 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 5):
             raise ModelError(f"tensor {name} is not named as a model's tensors are; convert the checkpoint again")
         return int(parts[2]) < config.memory_layers
-    if parts[1] == "relative_bias":
+    family = find_family(config.encoder.family)
+    if parts[1] in family.context_parameters:
         return config.memory_layers > 0
-    if parts[1] == "final_norm":
+    if parts[1] in family.final_parameters:
         return config.memory_layers == config.encoder.num_layers
     return True
 

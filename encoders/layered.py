@@ -15,36 +15,35 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from .model_config import EncoderConfig
 from .primitives import MASKED
 
 
 class Context(NamedTuple):
     """What every layer of one run shares: additive score terms, each broadcastable to float32 [B, H, S, S].
 
-    `mask` [B,1,1,S] hides padding keys; `relative` [B|1,H,S,S], or [N,H,S,S] for B / N rows each, is T5's relative bias
-    (None for BERT). A pytree, so it passes through jit and across calls of `run`.
+    `mask` [B,1,1,S] hides padding keys; `position_bias` [B|1,H,S,S], or [N,H,S,S] for B / N rows each, is T5's
+    relative bias (None for BERT). A pytree, so it passes through jit and across calls of `run`.
     """
 
     mask: jax.Array
-    relative: jax.Array | None = None
+    position_bias: jax.Array | None = None
 
     def terms(self) -> tuple[jax.Array, ...]:
         """The terms that exist, for `attend`."""
-        return (self.mask,) if self.relative is None else (self.relative, self.mask)
+        return (self.mask,) if self.position_bias is None else (self.position_bias, self.mask)
 
 
 class LayeredEncoder(Protocol):
-    """An encoder whose layers are run in slices. B rows, S positions, D = config.d_model.
+    """An encoder whose layers are run in slices, an `nnx.Module`. B rows, S positions, D = config.d_model.
 
-    `dtype` is the compute dtype of products (bfloat16 or float32). Layer numbers are the whole model's, whichever
-    layers this instance holds (`held`).
+    `embedding` [vocab_size, D] are the word embeddings, `dtype` is the compute dtype of products (bfloat16 or float32).
+    Layer numbers are the whole model's, whichever layers this instance has (`layer_range`).
     """
 
-    config: EncoderConfig
+    embedding: nnx.Param[jax.Array]
     layers: nnx.List[Any]
     dtype: DTypeLike
-    held: range
+    layer_range: range
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """tokens int32 [B,S] -> hidden float32 [B,S,D]; positions, where the family adds any, are 0..S-1."""
@@ -87,11 +86,13 @@ def merge_heads(x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
-def held_slice(held: range, start: int, stop: int) -> slice:
-    """Index of layers [start, stop) within an instance that holds `held`; ValueError where some are not held."""
-    if start > stop or (start < stop and not (held.start <= start and stop <= held.stop)):
-        raise ValueError(f"layers [{start}, {stop}) asked of an encoder that holds [{held.start}, {held.stop})")
-    return slice(start - held.start, stop - held.start)
+def layer_slice(layer_range: range, start: int, stop: int) -> slice:
+    """Index of layers [start, stop) within an instance that has `layer_range`; ValueError where it lacks some."""
+    if start > stop or (start < stop and not (layer_range.start <= start and stop <= layer_range.stop)):
+        raise ValueError(
+            f"layers [{start}, {stop}) asked of an encoder that has [{layer_range.start}, {layer_range.stop})"
+        )
+    return slice(start - layer_range.start, stop - layer_range.start)
 
 
 def layer_key(key: jax.Array | None, part: int) -> jax.Array | None:
@@ -100,11 +101,11 @@ def layer_key(key: jax.Array | None, part: int) -> jax.Array | None:
 
 
 class LayerStack(nnx.Module):
-    """`run` of a `LayeredEncoder`, the same in every family: subclasses set `layers`, `dtype` and `held`."""
+    """`run` of a `LayeredEncoder`, the same in every family: subclasses set `layers`, `dtype` and `layer_range`."""
 
     layers: nnx.List[Any]
     dtype: DTypeLike
-    held: range
+    layer_range: range
 
     def run(
         self,
@@ -116,13 +117,13 @@ class LayerStack(nnx.Module):
         dropout_rate: float = 0.0,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        chosen = held_slice(self.held, start, stop)
+        chosen = layer_slice(self.layer_range, start, stop)
         for number in range(chosen.start, chosen.stop):
             hidden = self.layers[number](
                 hidden,
                 context,
                 dtype=self.dtype,
                 dropout_rate=dropout_rate,
-                key=layer_key(key, number + self.held.start),
+                key=layer_key(key, number + self.layer_range.start),
             )
         return hidden

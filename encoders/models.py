@@ -20,13 +20,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from .. import ModelError, UsageError
-from .bert import BertEncoder
 from .builtin_models import BUILT_IN, builtin_directory
+from .families.family_registry import find_family, load_tokenizer
 from .fingerprint import fingerprint
+from .layered import LayeredEncoder
 from .model_config import ModelConfig, read_model_config
 from .model_directory import WEIGHTS
-from .t5 import T5Encoder
-from .tokenizers import Ids, Tokenizer, load_tokenizer
+from .tokenizers import Ids, Tokenizer
 from .weights import Tensors, read_safetensors
 
 
@@ -57,30 +57,31 @@ class LoadedModel:
 
     def encoder(
         self, dtype: DTypeLike = jnp.float32, layers: slice = slice(None), *, param_dtype: DTypeLike | None = None
-    ) -> T5Encoder | BertEncoder:
+    ) -> LayeredEncoder:
         """The layered encoder with its weights, holding the embedding and `layers` (a contiguous slice).
 
         Products compute in `dtype`. Matrices are kept in `param_dtype` (default: `dtype`, so that nothing is converted
-        per call; training passes float32); norms, biases and T5's relative bias stay float32.
+        per call; training passes float32); norms, biases and what all layers share (T5's relative bias) stay
+        float32.
         """
         config = self.config.encoder
-        held = range(config.num_layers)[layers]
-        if held.step != 1:
+        layer_range = range(config.num_layers)[layers]
+        if layer_range.step != 1:
             raise ValueError(f"layers must be a contiguous slice, not {layers}")
-        family = T5Encoder if config.family == "t5" else BertEncoder
-        abstract = nnx.eval_shape(lambda: family(config, rngs=nnx.Rngs(0), dtype=dtype, held=held))
+        family = find_family(config.family)
+        abstract = nnx.eval_shape(lambda: family.module(config, rngs=nnx.Rngs(0), dtype=dtype, layer_range=layer_range))
         graph, state = nnx.split(abstract)
         kept = jnp.dtype(dtype if param_dtype is None else param_dtype)
         filled = []
         for path, leaf in nnx.to_flat_state(state):
             steps = [str(step) for step in path]
             if steps[0] == "layers":
-                steps[1] = str(int(steps[1]) + held.start)
+                steps[1] = str(int(steps[1]) + layer_range.start)
             name = ".".join(["encoder", *steps])
             array = self.tensors.expect(name, tuple(leaf.shape))
-            wide = array.ndim < 2 or steps[-1] == "relative_bias"
+            wide = array.ndim < 2 or steps[0] in family.context_parameters
             filled.append((path, leaf.replace(jnp.asarray(array, jnp.float32 if wide else kept))))
-        encoder: T5Encoder | BertEncoder = nnx.merge(graph, nnx.from_flat_state(filled))
+        encoder: LayeredEncoder = nnx.merge(graph, nnx.from_flat_state(filled))
         return encoder
 
     def passage_tokens(self, pairs: Sequence[tuple[str, str]]) -> list[Ids]:

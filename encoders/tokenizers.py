@@ -16,7 +16,6 @@ import sentencepiece
 import tokenizers
 
 from .. import ModelError
-from .model_config import TokenizerSpec
 from .model_files import read_plain, understood
 from .tokenizer_json import check_tokenizer_json
 
@@ -171,11 +170,3 @@ class WordPieceTokenizer:
         # Truncation and padding are switched off here, so a file that differs only there is the same tokenizer.
         kept = {key: value for key, value in self._definition.items() if key not in ("truncation", "padding")}
         return b"wordpiece\0" + json.dumps(kept, sort_keys=True, ensure_ascii=True).encode()
-
-
-def load_tokenizer(directory: Path, spec: TokenizerSpec) -> Tokenizer:
-    """The tokenizer of a model directory. ModelError when its file is absent, damaged or lies outside the directory."""
-    path = directory / spec.file
-    if not path.resolve().is_relative_to(directory.resolve()):
-        raise ModelError(f"{directory}/config.json: tokenizer.file points outside the model directory")
-    return SentencePieceTokenizer(path) if spec.kind == "sentencepiece" else WordPieceTokenizer(path)

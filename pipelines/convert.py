@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from .. import UsageError
-from ..encoders.builtin_models import BERT_PASSAGE, BERT_QUESTION, T5_PASSAGE, T5_QUESTION
+from ..encoders.families.family_registry import find_family
 from ..encoders.importers import import_checkpoint
 from ..encoders.model_config import ModelConfig
 from ..encoders.model_directory import WEIGHTS, model_card, save_model
@@ -99,7 +99,7 @@ def convert(
     imported = import_checkpoint(path, tokenizer=None if tokenizer is None else Path(tokenizer))
     encoder = imported.encoder
     memory_layers, live_a, live_b = split_layers(encoder.num_layers, live, rerank, allow_empty_live=allow_empty_live)
-    t5 = encoder.family == "t5"
+    family = find_family(encoder.family)
     longest = encoder.max_positions or DEFAULT_WINDOW
     if window is not None and encoder.max_positions is not None and window > encoder.max_positions:
         raise UsageError(f"--window {window} exceeds the encoder's {encoder.max_positions} positions")
@@ -109,8 +109,8 @@ def convert(
         live_a_layers=live_a,
         live_b_layers=live_b,
         tokenizer=imported.tokenizer,
-        passage_template=passage_template or (T5_PASSAGE if t5 else BERT_PASSAGE),
-        question_template=question_template or (T5_QUESTION if t5 else BERT_QUESTION),
+        passage_template=passage_template or family.passage_template,
+        question_template=question_template or family.question_template,
         source=name if name.startswith(HUB_PREFIX) else imported.source,
         window=min(DEFAULT_WINDOW, longest) if window is None else window,
         decoder=imported.decoder,

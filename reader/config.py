@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .. import ModelError
-from ..encoders.model_config import EncoderConfig, ModelConfig, Section
+from ..encoders.families.encoder_family import EncoderConfig
+from ..encoders.model_config import ModelConfig
+from ..encoders.strict_json import Section
 
 _CONTINUATION_KEY = "copy_continuation_bias"
 _OLD_CONTINUATION_KEY = "copy_onward"  # in models of version 0.1
@@ -76,22 +78,6 @@ class DecoderConfig:
     def has_cross_attention(self, layer: int) -> bool:
         """Whether `layer` (from 0) attends to the passages."""
         return (layer + 1) % self.cross_every == 0
-
-    def layer_shape(self) -> EncoderConfig:
-        """The same sizes as a T5 encoder's, for the parts (the feed-forward layer) that both stacks share."""
-        return EncoderConfig(
-            family="t5",
-            vocab_size=self.vocab_size,
-            d_model=self.d_model,
-            d_ff=self.d_ff,
-            num_heads=self.num_heads,
-            d_kv=self.d_kv,
-            num_layers=self.num_layers,
-            layer_norm_eps=self.layer_norm_eps,
-            relative_buckets=self.relative_buckets,
-            relative_max_distance=self.relative_max_distance,
-            gated=self.gated,
-        )
 
     @property
     def cross_layers(self) -> int:

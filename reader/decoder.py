@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from ..encoders.layered import layer_key, mask_bias, merge_heads, split_heads
 from ..encoders.primitives import MASKED, Linear, RMSNorm, attend, contract, dot, dropout, relative_position_bucket
-from ..encoders.t5 import T5Mlp
+from ..encoders.t5_layers import T5Mlp
 from .config import DecoderConfig
 from .copying import CopyHead, MixtureLogWeights, mixture_log_probs
 from .fusion import Fused
@@ -183,7 +183,7 @@ class DecoderLayer(nnx.Module):
         self.cross_norm = RMSNorm(config.d_model, config.layer_norm_eps) if across else None
         self.cross_attention = DecoderAttention(config, rngs=rngs) if across else None
         self.mlp_norm = RMSNorm(config.d_model, config.layer_norm_eps)
-        self.mlp = T5Mlp(config.layer_shape(), rngs=rngs)
+        self.mlp = T5Mlp(config.d_model, config.d_ff, gated=config.gated, rngs=rngs)
 
     def feed_forward(
         self, hidden: jax.Array, *, dtype: DTypeLike, dropout_rate: float = 0.0, key: jax.Array | None = None

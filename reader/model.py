@@ -23,6 +23,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from .. import ModelError
+from ..encoders.families.family_registry import find_family
 from .config import ReaderConfig, RerankerConfig
 from .copying import log_likelihood, mixture_log_likelihood
 from .decoder import Decoder
@@ -30,7 +31,7 @@ from .fusion import Fused, fuse, fused_prior, fused_tokens
 from .generation import Generated, GenerationConfig, generate
 from .grounded import Grounding, check_groundable
 from .live_encoder import Lengths, join, run_live
-from .reranker import Reranker, build_encoder, gather_selected, select, with_retrieval
+from .reranker import Reranker, gather_selected, select, with_retrieval
 
 if TYPE_CHECKING:
     from ..encoders.models import LoadedModel
@@ -43,7 +44,7 @@ class ReaderModule(nnx.Module):
     """Encoder (all layers), re-ranker (None for LUMEN and FiD) and decoder; names are the weight files' names."""
 
     def __init__(self, config: ReaderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike) -> None:
-        self.encoder = build_encoder(config.encoder, rngs=rngs, dtype=dtype)
+        self.encoder = find_family(config.encoder.family).module(config.encoder, rngs=rngs, dtype=dtype)
         own = config.reranker or RerankerConfig()
         self.reranker = (
             Reranker(config.encoder, own.layers, late_interaction=own.late_interaction, rngs=rngs, dtype=dtype)
@@ -82,7 +83,7 @@ class Reader:
         return {name: tuple(leaf.shape) for name, leaf in _flatten(self._shapes).items()}
 
     def init(self, seed: int) -> Params:
-        """Random float32 weights (T5's or BERT's initialisation); the same seed gives the same weights."""
+        """Random float32 weights (the family's own initialisation); the same seed gives the same weights."""
         module = ReaderModule(self.config, rngs=nnx.Rngs(seed), dtype=self.dtype)
         return nnx.to_pure_dict(nnx.split(module)[1])
 
@@ -96,6 +97,7 @@ class Reader:
         or of another shape.
         """
         wanted = jnp.dtype(self.dtype if dtype is None else dtype)
+        shared = {f"encoder.{part}" for part in find_family(self.config.encoder.family).context_parameters}
         flat: dict[str, jax.Array] = {}
         for name, shape in self.shapes().items():
             if name not in tensors:
@@ -103,8 +105,12 @@ class Reader:
             value = tensors[name]
             if tuple(value.shape) != shape:
                 raise ModelError(f"{where}: {name} has shape {tuple(value.shape)}, but the config asks for {shape}")
-            exact = len(shape) < 2 or name.endswith(
-                ("relative_bias", "reranker.score.kernel", "copy.sentinel.kernel", "copy.onward.kernel")
+            exact = (
+                len(shape) < 2
+                or name in shared
+                or name.endswith(
+                    ("relative_bias", "reranker.score.kernel", "copy.sentinel.kernel", "copy.onward.kernel")
+                )
             )
             flat[name] = jnp.asarray(value).astype(jnp.float32 if exact else wanted)
         return _unflatten(flat, self._shapes)

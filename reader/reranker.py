@@ -7,8 +7,9 @@ layers of its own over the same [question; memory] and is used for nothing else.
 Beside the linear map a score may hold how well question and passage agree token by token (`late_interaction`), and what
 the first stage thought of the passage (`with_retrieval`); neither has weights of its own.
 
-The first token is that of the question's copy in the row. T5's residual stream is not normalised, so it passes an
-RMSNorm before the linear map; without it the scale of scores would be an accident of the layer at which they are read.
+The first token is that of the question's copy in the row. The residual stream of pre-norm layers (T5's) is not
+normalised, so it passes an RMSNorm before the linear map; without it the scale of scores would be an accident of the
+layer at which they are read.
 """
 
 from __future__ import annotations
@@ -20,27 +21,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ..encoders.bert import BertEncoder
-from ..encoders.model_config import EncoderConfig
+from ..encoders.families.encoder_family import EncoderConfig
+from ..encoders.families.family_registry import find_family
+from ..encoders.layered import LayeredEncoder
 from ..encoders.primitives import Linear, RMSNorm, contract
-from ..encoders.t5 import T5Encoder
 from .live_encoder import Lengths, run_live, take_rows
 
-ENDS = ("embedding", "position_embedding", "type_embedding", "embedding_norm", "final_norm")
 
-
-def build_encoder(config: EncoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike) -> T5Encoder | BertEncoder:
-    """A freshly initialised encoder of the configuration's family, all layers."""
-    family = T5Encoder if config.family == "t5" else BertEncoder
-    return family(config, rngs=rngs, dtype=dtype)
-
-
-def _layers_only(config: EncoderConfig, layers: int, *, rngs: nnx.Rngs, dtype: DTypeLike) -> T5Encoder | BertEncoder:
+def _layers_only(config: EncoderConfig, layers: int, *, rngs: nnx.Rngs, dtype: DTypeLike) -> LayeredEncoder:
     """An encoder that reads hidden states and gives hidden states: without the embedding and the final norm."""
-    encoder = build_encoder(replace(config, num_layers=layers, vocab_size=1), rngs=rngs, dtype=dtype)
-    for part in ENDS:
-        if hasattr(encoder, part):
-            delattr(encoder, part)
+    family = find_family(config.family)
+    encoder = family.module(replace(config, num_layers=layers, vocab_size=1), rngs=rngs, dtype=dtype)
+    for part in (*family.embedding_parameters, *family.final_parameters):
+        delattr(encoder, part)
     return encoder
 
 
@@ -54,7 +47,7 @@ class Reranker(nnx.Module):
         self, config: EncoderConfig, layers: int, *, late_interaction: float = 0.0, rngs: nnx.Rngs, dtype: DTypeLike
     ) -> None:
         self.own_layers, self.late_interaction = layers, late_interaction
-        self.norm = RMSNorm(config.d_model, config.layer_norm_eps) if config.family == "t5" else None
+        self.norm = RMSNorm(config.d_model, config.layer_norm_eps) if find_family(config.family).pre_norm else None
         self.score = Linear(config.d_model, 1, rngs=rngs)
         self.encoder = _layers_only(config, layers, rngs=rngs, dtype=dtype) if layers else None
 

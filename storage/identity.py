@@ -27,6 +27,7 @@ _MAX_WINDOW = (1 << 16) - 1
 _MAX_PASSAGE_BYTES = 1 << 28
 """Bytes of one passage's codes, window × code bytes, at most."""
 _MAX_SCALAR = 1 << 53
+_FAMILY = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z")
 Scalar = str | int | float | bool
 
@@ -39,7 +40,7 @@ class EncoderIdentity:
         name: what the user called it: a built-in name or the model directory's name.
         source: where the weights came from, for people.
         fingerprint: SHA-256 (hex) of everything that decides a passage's representation; see `encoders.fingerprint`.
-        family: "t5" or "bert".
+        family: the encoder family's name; encoders know what it stands for.
         d_model: width of a representation.
         memory_layers: how many layers the memory encoder runs.
         precision: "bfloat16" or "float32".
@@ -166,7 +167,8 @@ class _Checker:
             self._text(f"encoder.{key}", record[key])
         if not is_sha256(record["fingerprint"]):
             self._wrong("encoder.fingerprint", record["fingerprint"])
-        self._one_of("encoder.family", record["family"], ("t5", "bert"))
+        if not isinstance(record["family"], str) or _FAMILY.fullmatch(record["family"]) is None:
+            self._wrong("encoder.family", record["family"], "lower-case letters, digits, _ and -")
         self._integer("encoder.d_model", record["d_model"], 1, 1 << 16)
         self._integer("encoder.memory_layers", record["memory_layers"], 0, 1024)
         self._one_of("encoder.precision", record["precision"], ("bfloat16", "float32"))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 
 from ... import UsageError
-from ...encoders.model_config import EncoderConfig
 from ...reader.config import DecoderConfig, ReaderConfig, RerankerConfig
 
 
@@ -43,15 +42,6 @@ class StageCosts:
     def to_json(self) -> dict[str, int]:
         """The stages by name, and `total`."""
         return {**asdict(self), "total": self.total}
-
-
-def encoder_layer_cost(config: EncoderConfig, tokens: int) -> int:
-    """One encoder layer over one row of `tokens` tokens (padding included): projections, attention, feed-forward."""
-    inner = config.num_heads * config.d_kv
-    projections = 4 * config.d_model * inner
-    feed_forward = (3 if config.gated else 2) * config.d_model * config.d_ff
-    scores_and_mix = 2 * tokens * inner
-    return tokens * (projections + feed_forward + scores_and_mix)
 
 
 def cross_memory_cost(config: DecoderConfig, *, places: int, memory_width: int) -> int:
@@ -103,14 +93,14 @@ def stage_costs(
     if not 1 <= selected <= candidates:
         raise UsageError(f"select must lie between 1 and the {candidates} candidates, not {selected}")
     row = question_tokens + passage_tokens
-    layer = encoder_layer_cost(config.encoder, row)
+    layer = config.encoder.layer_cost(row)
     own = config.reranker or RerankerConfig()
     pairs = question_tokens * passage_tokens if own.late_interaction else 0
     scoring = candidates * (own.layers * layer + (1 + pairs) * config.encoder.d_model) if config.scores else 0
     places = selected * row
     step = decoder_step_cost(config.decoder, places=places, cache=answer_tokens)
     return StageCosts(
-        question=config.memory_layers * encoder_layer_cost(config.encoder, question_tokens),
+        question=config.memory_layers * config.encoder.layer_cost(question_tokens),
         live_a=candidates * config.live_a_layers * layer,
         rerank=scoring,
         live_b=selected * config.live_b_layers * layer,
@@ -121,7 +111,7 @@ def stage_costs(
 
 def memory_passage_cost(config: ReaderConfig, passage_tokens: int) -> int:
     """Encoding one passage offline: the memory layers over its tokens."""
-    return config.memory_layers * encoder_layer_cost(config.encoder, passage_tokens)
+    return config.memory_layers * config.encoder.layer_cost(passage_tokens)
 
 
 def formula_cost(

@@ -24,7 +24,6 @@ from ..corpus import Corpus
 from ..corpus.passages import DEFAULT_WORDS
 from ..corpus.plan import PlanSummary
 from ..encoding.plan_stage import plan_corpus
-from .costs import encoder_layer_cost
 
 _ROW_BYTES = 180  # ids, hashes and positions of a passage, in the text shard and in the catalog
 
@@ -98,8 +97,8 @@ def dry_run(
         progress.at(done)
     progress.done()
     layers = config.memory_layers
-    real = sum(passages * encoder_layer_cost(config.encoder, width) for width, passages in enumerate(summary.lengths))
-    padded = sum(count * rows[length] * encoder_layer_cost(config.encoder, length) for length, count in batches.items())
+    real = sum(passages * config.encoder.layer_cost(width) for width, passages in enumerate(summary.lengths))
+    padded = sum(count * rows[length] * config.encoder.layer_cost(length) for length, count in batches.items())
     text_bytes = summary.characters * 11 // 10 + 4 * summary.tokens + _ROW_BYTES * summary.passages
     return DryRun(
         plan=summary,

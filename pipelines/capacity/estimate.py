@@ -13,19 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ... import UsageError
-from ...encoders.model_config import EncoderConfig, ModelConfig, read_json
+from ...encoders.families.t5 import T5_1_1_SIZES, T5Config
+from ...encoders.model_config import ModelConfig
+from ...encoders.strict_json import read_json
 from ...reader.config import DecoderConfig, ReaderConfig
 from .costs import StageCosts, formula_cost, memory_passage_cost, stage_costs
-
-# T5.1.1: width, feed-forward, layers (encoder and decoder alike), heads; heads are 64 wide, vocabulary 32,128.
-_T5_SIZES = {
-    "t5-small": (512, 1024, 8, 6),
-    "t5-base": (768, 2048, 12, 12),
-    "t5-large": (1024, 2816, 24, 16),
-    "t5-xl": (2048, 5120, 24, 32),
-    "t5-xxl": (4096, 10240, 24, 64),
-}
-T5_SIZES = tuple(_T5_SIZES)
 
 PEAKS = {
     "a100": 312e12,
@@ -191,30 +183,23 @@ def split_layers(layers: int, alpha: float, beta: float) -> tuple[int, int, int]
 
 
 def t5_config(size: str, *, alpha: float, beta: float) -> ReaderConfig:
-    """The reader made of a T5.1.1 of one of `T5_SIZES`.
+    """The reader made of a T5.1.1 of one of `T5_1_1_SIZES`.
 
     Raises:
         UsageError: the size does not exist, or the proportions leave a part empty.
     """
-    if size not in _T5_SIZES:
-        raise UsageError(f"no model size {size!r}; there are: {', '.join(T5_SIZES)}; or give a model directory")
-    width, d_ff, layers, heads = _T5_SIZES[size]
-    memory, live_a, live_b = split_layers(layers, alpha, beta)
-    encoder = EncoderConfig(
-        family="t5",
-        vocab_size=32_128,
-        d_model=width,
-        d_ff=d_ff,
-        num_heads=heads,
-        d_kv=64,
-        num_layers=layers,
-        layer_norm_eps=1e-6,
-        relative_buckets=32,
-        relative_max_distance=128,
-        gated=True,
-    )
+    if size not in T5_1_1_SIZES:
+        raise UsageError(f"no model size {size!r}; there are: {', '.join(T5_1_1_SIZES)}; or give a model directory")
+    encoder = T5Config.released(size)
+    memory, live_a, live_b = split_layers(encoder.num_layers, alpha, beta)
     decoder = DecoderConfig(
-        vocab_size=32_128, d_model=width, d_ff=d_ff, num_heads=heads, d_kv=64, num_layers=layers, kv_heads=heads
+        vocab_size=encoder.vocab_size,
+        d_model=encoder.d_model,
+        d_ff=encoder.d_ff,
+        num_heads=encoder.num_heads,
+        d_kv=encoder.d_kv,
+        num_layers=encoder.num_layers,
+        kv_heads=encoder.num_heads,
     )
     return ReaderConfig(
         encoder=encoder, memory_layers=memory, live_a_layers=live_a, live_b_layers=live_b, decoder=decoder
@@ -222,7 +207,7 @@ def t5_config(size: str, *, alpha: float, beta: float) -> ReaderConfig:
 
 
 def model_config(model: str | Path, *, alpha: float | None = None, beta: float | None = None) -> ReaderConfig:
-    """The reader that `model` names: one of `T5_SIZES`, or a model directory.
+    """The reader that `model` names: one of `T5_1_1_SIZES`, or a model directory.
 
     A directory has its layers shared out already; α and β share them out anew. A size takes α = 1/3, β = 1/4 unless
     told.
@@ -267,7 +252,7 @@ def estimate(
     """Costs of a corpus of `passages` passages with one model.
 
     Args:
-        model: one of `T5_SIZES`, a model directory, or a configuration.
+        model: one of `T5_1_1_SIZES`, a model directory, or a configuration.
         passages: passages of the corpus.
         passage_tokens: mean tokens of a passage.
         code_bytes: bytes a token in the memory (a codec's `code_bytes`).

@@ -13,7 +13,9 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
-from ...encoders.model_config import EncoderConfig, ModelConfig
+from ...encoders.families.encoder_family import EncoderConfig
+from ...encoders.families.family_registry import find_family
+from ...encoders.model_config import ModelConfig
 from ..config import ReaderConfig
 
 Part = Literal["decoder", "live", "everything"]
@@ -42,14 +44,14 @@ def _live(name: str, encoder: EncoderConfig, memory_layers: int) -> bool:
         return True
     if steps[1] == "layers":
         return int(steps[2]) >= memory_layers
-    return steps[1] == "final_norm" and memory_layers < encoder.num_layers
+    return steps[1] in find_family(encoder.family).final_parameters and memory_layers < encoder.num_layers
 
 
 def is_live_output(name: str, config: ModelConfig) -> bool:
     """Whether a tensor is what attention or feed-forward of a live layer adds to the stream with."""
     part = ".".join(name.split(".")[3:-1])
     return (
-        part in ("attention.o", "mlp.wo")
+        part in find_family(config.encoder.family).output_kernels
         and name.startswith("encoder.layers.")
         and (_live(name, config.encoder, config.memory_layers))
     )

@@ -17,11 +17,11 @@ import tokenizers
 from flax import nnx
 
 from glimmer import UsageError
-from glimmer.encoders.bert import BertEncoder
-from glimmer.encoders.model_config import EncoderConfig, ModelConfig, TokenizerSpec
+from glimmer.encoders.families.encoder_family import EncoderConfig, TokenizerSpec
+from glimmer.encoders.families.family_registry import find_family
+from glimmer.encoders.model_config import ModelConfig
 from glimmer.encoders.model_directory import save_model
 from glimmer.encoders.models import LoadedModel, load_model
-from glimmer.encoders.t5 import T5Encoder
 
 MakeModel = Callable[..., LoadedModel]
 VOCABULARY = 30528
@@ -83,8 +83,7 @@ def compiled() -> Callable[[Any, Callable[..., Any]], Callable[..., Any]]:
 
 def encoder_tensors(config: EncoderConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """A random encoder's tensors under their names in a model directory."""
-    family = T5Encoder if config.family == "t5" else BertEncoder
-    state = nnx.state(family(config, rngs=nnx.Rngs(seed)))
+    state = nnx.state(find_family(config.family).module(config, rngs=nnx.Rngs(seed), dtype="float32"))
     return {".".join(["encoder", *map(str, path)]): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
 
 
@@ -96,7 +95,7 @@ def small_config(family: str, split: tuple[int, int, int], window: int = 64) -> 
     else:
         extra = {"layer_norm_eps": 1e-12, "max_positions": 128, "type_vocab_size": 2}
     return ModelConfig(
-        encoder=EncoderConfig(family=family, **shape, **extra),  # type: ignore[arg-type]
+        encoder=find_family(family).config(**shape, **extra),  # type: ignore[arg-type]
         memory_layers=split[0],
         live_a_layers=split[1],
         live_b_layers=split[2],

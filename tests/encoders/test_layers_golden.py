@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glimmer.encoders.importers import map_bert, map_t5
+from glimmer.encoders.families.bert import BertConfig, rename_bert
+from glimmer.encoders.families.encoder_family import EncoderConfig, TokenizerSpec
+from glimmer.encoders.families.t5 import T5Config, rename_t5
 from glimmer.encoders.layered import Context, mask_bias
-from glimmer.encoders.model_config import EncoderConfig, ModelConfig, TokenizerSpec
+from glimmer.encoders.model_config import ModelConfig
 from glimmer.encoders.models import LoadedModel
 from glimmer.encoders.primitives import relative_position_bucket
 from glimmer.encoders.weights import LazyTensor, Tensors
@@ -34,10 +36,9 @@ def _drawn(weights: ModuleType, shapes: dict[str, tuple[int, ...]]) -> Tensors:
     return Tensors({name: entry(name, shape) for name, shape in shapes.items()}, "drawn")
 
 
-def _t5(weights: ModuleType, name: str) -> tuple[EncoderConfig, Tensors]:
+def _t5(weights: ModuleType, name: str) -> tuple[Any, Tensors]:
     shape = weights.T5_SHAPES[name]
-    config = EncoderConfig(
-        family="t5",
+    config = T5Config(
         vocab_size=weights.T5_VOCABULARY,
         layer_norm_eps=1e-6,
         relative_buckets=32,
@@ -60,13 +61,12 @@ def _t5(weights: ModuleType, name: str) -> tuple[EncoderConfig, Tensors]:
         for part in ("wi_0", "wi_1"):
             theirs[f"{block}.1.DenseReluDense.{part}.weight"] = (hidden, width)
         theirs[f"{block}.1.DenseReluDense.wo.weight"] = (width, hidden)
-    return config, map_t5(_drawn(weights, theirs), config, decoder_layers=0, tied_head=False)
+    return config, rename_t5(_drawn(weights, theirs), config, decoder_layers=0, tied_head=False)
 
 
-def _bert(weights: ModuleType, name: str) -> tuple[EncoderConfig, Tensors]:
+def _bert(weights: ModuleType, name: str) -> tuple[Any, Tensors]:
     shape = weights.BERT_SHAPES[name]
-    config = EncoderConfig(
-        family="bert",
+    config = BertConfig(
         vocab_size=weights.BERT_VOCABULARY,
         layer_norm_eps=1e-12,
         max_positions=weights.BERT_POSITIONS,
@@ -93,7 +93,7 @@ def _bert(weights: ModuleType, name: str) -> tuple[EncoderConfig, Tensors]:
         for part in ("attention.output.LayerNorm", "output.LayerNorm"):
             theirs[f"{layer}.{part}.weight"] = (width,)
             theirs[f"{layer}.{part}.bias"] = (width,)
-    return config, map_bert(_drawn(weights, theirs), config)
+    return config, rename_bert(_drawn(weights, theirs), config)
 
 
 def _model(config: EncoderConfig, tensors: Tensors) -> LoadedModel:
@@ -114,7 +114,7 @@ def _model(config: EncoderConfig, tensors: Tensors) -> LoadedModel:
 def _all_outputs(encoder: Any, ids: jax.Array, mask: jax.Array) -> list[jax.Array]:
     hidden, context = encoder.embed(ids), encoder.context(mask)
     outputs = [hidden]
-    for number in range(encoder.config.num_layers):
+    for number in encoder.layer_range:
         hidden = encoder.run(hidden, context, number, number + 1)
         outputs.append(hidden)
     return [*outputs, encoder.finish(hidden)]
@@ -180,15 +180,15 @@ def test_positions_may_skip_padding(weights: ModuleType, compiled: Compiled) -> 
 
 
 @pytest.mark.parametrize("family", ["t5", "bert"])
-def test_layers_held_in_part_compute_the_same(weights: ModuleType, compiled: Compiled, family: str) -> None:
-    """An instance that holds some layers is addressed by the whole model's layer numbers."""
+def test_an_encoder_of_some_layers_computes_the_same(weights: ModuleType, compiled: Compiled, family: str) -> None:
+    """An instance that has some layers is addressed by the whole model's layer numbers."""
     config, tensors = _t5(weights, "t5_small") if family == "t5" else _bert(weights, "minilm")
     model = _model(config, tensors)
     hidden, mask = jax.random.normal(jax.random.key(0), (1, 8, config.d_model)), jnp.ones((1, 8), bool)
     whole, part = (
-        compiled(model.encoder("float32", held), lambda e, hidden: e.run(hidden, e.context(mask), 2, 4))
-        for held in (slice(None), slice(2, 4))
+        compiled(model.encoder("float32", layers), lambda e, hidden: e.run(hidden, e.context(mask), 2, 4))
+        for layers in (slice(None), slice(2, 4))
     )
     np.testing.assert_array_equal(np.asarray(whole(hidden)), np.asarray(part(hidden)))
-    with pytest.raises(ValueError, match=r"holds \[2, 4\)"):
+    with pytest.raises(ValueError, match=r"has \[2, 4\)"):
         model.encoder("float32", slice(2, 4)).run(hidden, Context(mask=mask_bias(mask)), 1, 3)

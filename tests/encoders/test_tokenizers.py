@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from glimmer import ModelError
-from glimmer.encoders.model_config import TokenizerSpec
+from glimmer.encoders.families.encoder_family import TokenizerSpec
+from glimmer.encoders.families.family_registry import load_tokenizer
 from glimmer.encoders.models import LoadedModel
-from glimmer.encoders.tokenizers import SentencePieceTokenizer, Tokenizer, WordPieceTokenizer, load_tokenizer
+from glimmer.encoders.tokenizers import SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
 
 GOLDEN = json.loads((Path(__file__).resolve().parent.parent / "goldens" / "tokenizers.json").read_text())
 # Hugging Face's port drops control characters and reads the names of special tokens in a text as those tokens; T5 was
@@ -121,7 +122,7 @@ def test_a_damaged_or_absent_file_is_a_model_error_naming_it(tmp_path: Path, kin
     if content is not None:
         (tmp_path / "tokenizer").write_bytes(content)
     with pytest.raises(ModelError, match="tokenizer"):
-        load_tokenizer(tmp_path, TokenizerSpec(kind=kind, file="tokenizer"))  # type: ignore[arg-type]
+        load_tokenizer(tmp_path, TokenizerSpec(kind=kind, file="tokenizer"))
 
 
 def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:

@@ -13,18 +13,18 @@ import pytest
 from flax import nnx
 
 from glimmer import ModelError, UsageError
-from glimmer.encoders.model_config import ModelConfig, TokenizerSpec
-from glimmer.encoders.t5 import T5Encoder
+from glimmer.encoders.families.encoder_family import TokenizerSpec
+from glimmer.encoders.families.t5 import T5_1_1_SIZES
+from glimmer.encoders.model_config import ModelConfig
+from glimmer.encoders.t5_layers import T5Encoder
 from glimmer.pipelines.capacity.costs import (
     cross_memory_cost,
     decoder_step_cost,
-    encoder_layer_cost,
     formula_cost,
     memory_passage_cost,
     stage_costs,
 )
 from glimmer.pipelines.capacity.estimate import (
-    T5_SIZES,
     Estimate,
     estimate,
     model_config,
@@ -53,7 +53,7 @@ def test_the_formula_is_the_papers() -> None:
     assert formula_cost(**common, live_a=1, live_b=3, candidates=40, selected=10) == glimmer
 
 
-@pytest.mark.parametrize("size", T5_SIZES)
+@pytest.mark.parametrize("size", T5_1_1_SIZES)
 def test_the_full_count_comes_near_the_formula_where_the_formula_looks(size: str) -> None:
     """T5.1.1 has about 12d² an encoder layer; with one-token rows attention scores vanish."""
     config = t5_config(size, alpha=1 / 3, beta=1 / 4)
@@ -73,15 +73,13 @@ def test_every_member_of_the_family_is_counted() -> None:
     lumen = t5_config("t5-base", alpha=1 / 3, beta=0)
     full = stage_costs(fid, candidates=5, **shape)
     assert (full.question, full.live_a, full.rerank) == (0, 0, 0)
-    assert full.live_b == 5 * 12 * encoder_layer_cost(fid.encoder, 144)
-    assert stage_costs(lumen, candidates=5, **shape).question == 8 * encoder_layer_cost(lumen.encoder, 16)
+    assert full.live_b == 5 * 12 * fid.encoder.layer_cost(144)
+    assert stage_costs(lumen, candidates=5, **shape).question == 8 * lumen.encoder.layer_cost(16)
     reranked = stage_costs(glimmer, candidates=20, **shape)
-    assert reranked.live_a == 20 * encoder_layer_cost(glimmer.encoder, 144)
+    assert reranked.live_a == 20 * glimmer.encoder.layer_cost(144)
     assert reranked.rerank == 20 * 768
     separate = replace(lumen, reranker=RerankerConfig(layers=2))
-    assert stage_costs(separate, candidates=20, **shape).rerank == 20 * (
-        768 + 2 * encoder_layer_cost(lumen.encoder, 144)
-    )
+    assert stage_costs(separate, candidates=20, **shape).rerank == 20 * (768 + 2 * lumen.encoder.layer_cost(144))
     late = replace(glimmer, reranker=RerankerConfig(late_interaction=1.0))
     assert stage_costs(late, candidates=20, **shape).rerank == 20 * 768 * (1 + 16 * 128)
     assert reranked.total == sum(value for name, value in reranked.to_json().items() if name != "total")
@@ -119,7 +117,7 @@ def test_encoder_layers_agree_with_the_compiler() -> None:
         return model.run(hidden, model.context(jnp.ones((rows, tokens), bool), None), 0, 2)
 
     counted = operations(run, state, jnp.ones((rows, tokens, config.d_model)))
-    assert counted == pytest.approx(2 * rows * 2 * encoder_layer_cost(config, tokens), rel=0.1)
+    assert counted == pytest.approx(2 * rows * 2 * config.layer_cost(tokens), rel=0.1)
 
 
 @pytest.mark.parametrize(("kv_heads", "cross_every", "copy_width"), [(6, 1, 0), (1, 2, 0), (1, 2, 512)])

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from glimmer import ModelError
-from glimmer.encoders.model_config import EncoderConfig
+from glimmer.encoders.families.bert import BertConfig
 from glimmer.reader.config import DecoderConfig, ReaderConfig
 from glimmer.reader.copying import NO_TOKEN, CopyHead, MixtureLogWeights, mixture_log_likelihood, mixture_log_probs
 from glimmer.reader.decoder import Decoder
@@ -205,8 +205,7 @@ def test_the_configuration_keeps_it_and_files_of_before_have_none() -> None:
 
 @pytest.fixture
 def reader_config() -> ReaderConfig:
-    encoder = EncoderConfig(
-        family="bert",
+    encoder = BertConfig(
         vocab_size=40,
         d_model=24,
         d_ff=32,

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from glimmer import MismatchError
-from glimmer.encoders.model_config import EncoderConfig
+from glimmer.encoders.families.t5 import T5Config
 from glimmer.encoders.tokenizers import WordParts
 from glimmer.reader.config import DecoderConfig, ReaderConfig
 from glimmer.reader.decoder import Decoder
@@ -170,8 +170,7 @@ def test_spans_say_where() -> None:
 
 
 def test_another_vocabulary_is_refused() -> None:
-    encoder = EncoderConfig(
-        family="t5",
+    encoder = T5Config(
         vocab_size=50,
         d_model=16,
         d_ff=16,

@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 
 from glimmer import ModelError
-from glimmer.encoders.model_config import EncoderConfig, ModelConfig, TokenizerSpec
+from glimmer.encoders.families.bert import BertConfig
+from glimmer.encoders.families.encoder_family import TokenizerSpec
+from glimmer.encoders.families.t5 import T5Config
+from glimmer.encoders.model_config import ModelConfig
 from glimmer.reader.config import DecoderConfig, ReaderConfig, RerankerConfig
 from glimmer.reader.fusion import Fused
 from glimmer.reader.generation import GenerationConfig
@@ -25,8 +28,7 @@ from glimmer.reader.model import Candidates, Params, Reader, Stages
 from glimmer.storage.codecs import make_codec
 
 VOCABULARY, WIDTH, SQ, L, M, K = 50, 16, 6, 9, 5, 3
-T5 = EncoderConfig(
-    family="t5",
+T5 = T5Config(
     vocab_size=VOCABULARY,
     d_model=WIDTH,
     d_ff=24,
@@ -38,8 +40,7 @@ T5 = EncoderConfig(
     relative_max_distance=128,
     gated=True,
 )
-BERT = EncoderConfig(
-    family="bert",
+BERT = BertConfig(
     vocab_size=VOCABULARY,
     d_model=WIDTH,
     d_ff=24,

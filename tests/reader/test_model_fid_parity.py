@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from glimmer.encoders.model_config import EncoderConfig
+from glimmer.encoders.families.t5 import T5Config
 from glimmer.reader.config import DecoderConfig, ReaderConfig
 from glimmer.reader.fusion import Fused
 from glimmer.reader.generation import GenerationConfig
@@ -44,8 +44,7 @@ class Fid:
     """The reader under test with the golden weights, what it was given and what it should say."""
 
     def __init__(self, shape: Any) -> None:
-        encoder = EncoderConfig(
-            family="t5",
+        encoder = T5Config(
             vocab_size=weights.VOCABULARY,
             d_model=shape.d_model,
             d_ff=shape.d_ff,

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from glimmer import GlimmerError, ModelError, UsageError
-from glimmer.encoders.model_config import read_json, read_model_config
+from glimmer.encoders.model_config import read_model_config
 from glimmer.encoders.model_directory import save_model
 from glimmer.encoders.models import load_model
+from glimmer.encoders.strict_json import read_json
 from glimmer.encoders.weights import in_memory, read_safetensors, write_safetensors
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.train import train

@@ -41,7 +41,7 @@ def record(kit: Any) -> dict[str, Any]:
         ("encoder.name", 5, r"encoder\.name"),
         ("encoder.name", "\ud800", "encode"),
         ("encoder.fingerprint", "../../etc/passwd", r"encoder\.fingerprint"),
-        ("encoder.family", "gpt", r"encoder\.family"),
+        ("encoder.family", "../GPT", r"encoder\.family"),
         ("encoder.d_model", 0, r"encoder\.d_model"),
         ("encoder.d_model", 1.5, r"encoder\.d_model"),
         ("encoder.memory_layers", -1, r"encoder\.memory_layers"),

@@ -14,7 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from glimmer.encoders.model_config import EncoderConfig, ModelConfig, TokenizerSpec
+from glimmer.encoders.families.encoder_family import TokenizerSpec
+from glimmer.encoders.families.family_registry import find_family
+from glimmer.encoders.model_config import ModelConfig
 from glimmer.encoders.model_directory import save_model
 from glimmer.reader.config import DecoderConfig, ReaderConfig, RerankerConfig
 from glimmer.reader.model import Reader
@@ -157,7 +159,7 @@ def tiny_reader(
         extra = {"layer_norm_eps": 1e-6, "relative_buckets": 32, "relative_max_distance": 128, "gated": True}
     else:
         extra = {"layer_norm_eps": 1e-12, "max_positions": 512, "type_vocab_size": 2}
-    encoder = EncoderConfig(family=family, vocab_size=vocabulary, **sizes, **extra)  # type: ignore[arg-type]
+    encoder = find_family(family).config(vocab_size=vocabulary, **sizes, **extra)  # type: ignore[arg-type]
     decoder = DecoderConfig(
         vocab_size=vocabulary,
         d_model=32,

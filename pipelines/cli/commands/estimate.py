@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from ....encoders.families.t5 import T5_1_1_SIZES
 from ....reader.config import ReaderConfig
 from ....storage.codecs import code_bytes, parse_codec
-from ...capacity.estimate import FORMULA_LEAVES_OUT, LEFT_OUT, PEAKS, T5_SIZES, Estimate, model_config, readers_table
+from ...capacity.estimate import FORMULA_LEAVES_OUT, LEFT_OUT, PEAKS, Estimate, model_config, readers_table
 from ...capacity.estimate import estimate as estimate_costs
 from ..printing import echo, print_json
 from ..tables import duration, grid, pairs, size
@@ -32,7 +33,7 @@ class _Peak(click.ParamType[float]):
 
 @click.command()
 @click.option(
-    "--model", default="t5-base", show_default=True, help=f"A model directory, or a size: {', '.join(T5_SIZES)}."
+    "--model", default="t5-base", show_default=True, help=f"A model directory, or a size: {', '.join(T5_1_1_SIZES)}."
 )
 @click.option(
     "--passages", type=click.IntRange(min=1), default=22_000_000, show_default=True, help="Passages of the corpus."

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from .families.t5 import T5Config
 from .layered import Context, LayerStack, layer_key, mask_bias, merge_heads, split_heads
-from .model_config import EncoderConfig
 from .primitives import Linear, RMSNorm, attend, dropout, relative_position_bucket
 
 
 class T5Attention(nnx.Module):
     """Self-attention: q, k, v [D, H*Dh] and o [H*Dh, D], without biases."""
 
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         inner = config.num_heads * config.d_kv
         self.heads = config.num_heads
         # T5's own initialisation: queries absorb the 1/sqrt(d_kv) that its scores leave out.
@@ -41,10 +41,10 @@ class T5Attention(nnx.Module):
 class T5Mlp(nnx.Module):
     """gelu(x wi_0) * (x wi_1) wo when gated (1.1), relu(x wi_0) wo when not (1.0)."""
 
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
-        self.wi_0 = Linear(config.d_model, config.d_ff, rngs=rngs)
-        self.wi_1 = Linear(config.d_model, config.d_ff, rngs=rngs) if config.gated else None
-        self.wo = Linear(config.d_ff, config.d_model, rngs=rngs)
+    def __init__(self, d_model: int, d_ff: int, *, gated: bool, rngs: nnx.Rngs) -> None:
+        self.wi_0 = Linear(d_model, d_ff, rngs=rngs)
+        self.wi_1 = Linear(d_model, d_ff, rngs=rngs) if gated else None
+        self.wo = Linear(d_ff, d_model, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, dtype: DTypeLike, dropout_rate: float, key: jax.Array | None) -> jax.Array:
         """x [B,S,D] -> float32 [B,S,D]."""
@@ -59,11 +59,11 @@ class T5Mlp(nnx.Module):
 class T5Layer(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         self.attention_norm = RMSNorm(config.d_model, config.layer_norm_eps)
         self.attention = T5Attention(config, rngs=rngs)
         self.mlp_norm = RMSNorm(config.d_model, config.layer_norm_eps)
-        self.mlp = T5Mlp(config, rngs=rngs)
+        self.mlp = T5Mlp(config.d_model, config.d_ff, gated=config.gated, rngs=rngs)
 
     def __call__(
         self, hidden: jax.Array, context: Context, *, dtype: DTypeLike, dropout_rate: float, key: jax.Array | None
@@ -79,22 +79,20 @@ class T5Layer(nnx.Module):
 
 
 class T5Encoder(LayerStack):
-    """A `LayeredEncoder`; see there for shapes. `held` are the layers this instance has (default: all)."""
+    """A `LayeredEncoder`; see there for shapes. `layer_range` are the layers this instance has (default: all)."""
 
     def __init__(
-        self, config: EncoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32, held: range | None = None
+        self, config: T5Config, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32, layer_range: range | None = None
     ) -> None:
-        if config.relative_buckets is None or config.relative_max_distance is None:
-            raise ValueError("a T5 encoder needs relative_buckets and relative_max_distance")
         self.config = config
         self.dtype = dtype
-        self.held = range(config.num_layers) if held is None else held
+        self.layer_range = range(config.num_layers) if layer_range is None else layer_range
         self.buckets, self.max_distance = config.relative_buckets, config.relative_max_distance
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (config.vocab_size, config.d_model), jnp.float32))
         self.relative_bias = nnx.Param(
             jax.random.normal(rngs.params(), (self.buckets, config.num_heads), jnp.float32) * config.d_model**-0.5
         )
-        self.layers = nnx.List([T5Layer(config, rngs=rngs) for _ in self.held])
+        self.layers = nnx.List([T5Layer(config, rngs=rngs) for _ in self.layer_range])
         self.final_norm = RMSNorm(config.d_model, config.layer_norm_eps)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
@@ -110,7 +108,7 @@ class T5Encoder(LayerStack):
             max_distance=self.max_distance,
         )
         relative = self.relative_bias[...].astype(jnp.float32)[bucket]  # [B|1, S, S, H]
-        return Context(mask=mask_bias(mask), relative=relative.transpose(0, 3, 1, 2))
+        return Context(mask=mask_bias(mask), position_bias=relative.transpose(0, 3, 1, 2))
 
     def finish(self, hidden: jax.Array) -> jax.Array:
         return self.final_norm(hidden)

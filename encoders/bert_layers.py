@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from .families.bert import BertConfig
 from .layered import Context, LayerStack, layer_key, mask_bias, merge_heads, split_heads
-from .model_config import EncoderConfig
 from .primitives import LayerNorm, Linear, attend, dropout
 
 INITIAL_STDDEV = 0.02  # BERT's own
@@ -28,7 +28,7 @@ def exact_gelu(x: jax.Array) -> jax.Array:
 class BertAttention(nnx.Module):
     """Self-attention: q, k, v, o [D, D] with biases."""
 
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
         inner = config.num_heads * config.d_kv
         self.heads, self.scale = config.num_heads, config.d_kv**-0.5
         self.q, self.k, self.v = (
@@ -50,7 +50,7 @@ class BertAttention(nnx.Module):
 class BertMlp(nnx.Module):
     """gelu(x wi + b) wo + b, with the exact (erf) GELU."""
 
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
         self.wi = Linear(config.d_model, config.d_ff, rngs=rngs, bias=True, stddev=INITIAL_STDDEV)
         self.wo = Linear(config.d_ff, config.d_model, rngs=rngs, bias=True, stddev=INITIAL_STDDEV)
 
@@ -63,7 +63,7 @@ class BertMlp(nnx.Module):
 class BertLayer(nnx.Module):
     """norm(x + attention(x)), then norm(x + mlp(x))."""
 
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs) -> None:
         self.attention = BertAttention(config, rngs=rngs)
         self.attention_norm = LayerNorm(config.d_model, config.layer_norm_eps)
         self.mlp = BertMlp(config, rngs=rngs)
@@ -81,16 +81,14 @@ class BertLayer(nnx.Module):
 
 
 class BertEncoder(LayerStack):
-    """A `LayeredEncoder`; see there for shapes. `held` are the layers this instance has (default: all)."""
+    """A `LayeredEncoder`; see there for shapes. `layer_range` are the layers this instance has (default: all)."""
 
     def __init__(
-        self, config: EncoderConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32, held: range | None = None
+        self, config: BertConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32, layer_range: range | None = None
     ) -> None:
-        if config.max_positions is None or config.type_vocab_size is None:
-            raise ValueError("a BERT encoder needs max_positions and type_vocab_size")
         self.config = config
         self.dtype = dtype
-        self.held = range(config.num_layers) if held is None else held
+        self.layer_range = range(config.num_layers) if layer_range is None else layer_range
 
         def table(rows: int) -> nnx.Param[jax.Array]:
             return nnx.Param(jax.random.normal(rngs.params(), (rows, config.d_model), jnp.float32) * INITIAL_STDDEV)
@@ -99,7 +97,7 @@ class BertEncoder(LayerStack):
         self.position_embedding = table(config.max_positions)
         self.type_embedding = table(config.type_vocab_size)
         self.embedding_norm = LayerNorm(config.d_model, config.layer_norm_eps)
-        self.layers = nnx.List([BertLayer(config, rngs=rngs) for _ in self.held])
+        self.layers = nnx.List([BertLayer(config, rngs=rngs) for _ in self.layer_range])
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         length = tokens.shape[1]
