@@ -158,7 +158,7 @@ def answer(
         restart: answer everything anew.
         engine: runs the job as a Beam graph over ranges of `range_queries`; None answers in this process.
         stdin: what "-" reads; None is standard input.
-        progress: hears how the job goes.
+        progress: progress callback.
 
     Raises, before any work: InputError for bad queries and for passages they bring that the memory lacks, UsageError
     for numbers that contradict each other and versions that do not exist, ModelError for a model that cannot answer,
@@ -351,7 +351,7 @@ def _provenance_notes(asked: QueryFile, missing: int) -> list[str]:
 def _settings(
     asked: QueryFile, memory: Memory, model: LoadedModel, options: AnswerOptions, uses_provided: bool
 ) -> dict[str, Any]:
-    """What predictions depend on. Not the batch size: it may be lowered to go on after running out of memory."""
+    """What predictions depend on. Not the batch size: it may be lowered to resume after running out of memory."""
     generation = options.generation
     return {
         "queries": asked.digest,

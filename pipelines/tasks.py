@@ -71,7 +71,7 @@ def make_tasks(
         version: of the memory; None is the newest.
         per_passage: cloze questions and facts tried a passage; of every other kind one.
         seed: the same seed and content give the same files.
-        progress: hears how far it is.
+        progress: progress callback.
 
     Raises UsageError for an output in use, StorageError where nothing can be written, and what opening a memory raises.
     """

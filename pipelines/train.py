@@ -2,8 +2,8 @@
 
 `train` checks settings, files and whether model and memory belong together before it begins. It builds examples from
 the task files with BM25's candidates, runs `reader.training` over them, evaluates by answering the dev file the way
-`glimmer answer` does, and writes a model directory that `glimmer answer` reads. All that a run needs to go on is in its
-run directory: the same command continues it.
+`glimmer answer` does, and writes a model directory that `glimmer answer` reads. All that a run needs to
+resume is in its run directory: the same command continues it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
 
     Args:
         config: the whole run; see `TrainConfig`.
-        progress: hears how the job goes.
+        progress: progress callback.
 
     Raises, before any step: UsageError for settings that contradict each other or an output that exists, InputError for
     malformed task files, ModelError for a model that cannot be trained, MismatchError for a memory of another encoder

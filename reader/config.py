@@ -143,8 +143,8 @@ class DecoderConfig:
 class RerankerConfig:
     """What a re-ranker has beyond a linear map of live A's output, which is GLIMMER's and needs no such section.
 
-    `layers` > 0 is a re-ranker that shares none with the reader: so many of the encoder's kind, used for scores only.
-    The other two are weights of what is added to a candidate's score, not in the paper; 0 leaves them out.
+    `layers` > 0 gives it that many layers of the encoder's kind, shared with nothing and used for scores only. The
+    other two are weights of what is added to a candidate's score, not in the paper; 0 leaves them out.
     `retrieval_weight` is that of the natural logarithm of the first stage's score: what BM25 knows need not be learned
     again. `late_interaction` is that of ColBERT's (arXiv 2004.12832) similarity of question and passage, between -1 and
     1, over live A's output: encoders trained for sentence similarity rank well by it before they are fine-tuned.

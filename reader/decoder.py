@@ -254,7 +254,7 @@ class Decoder(nnx.Module):
         """Teacher forcing: what the decoder makes of each input token. See `TeacherForcingOutput`.
 
         `tokens` int32 [B,T] (start token first), `fused` the passages, with their tokens where the decoder copies;
-        `key` turns dropout on. `watched` > 0 asks for what the first so many heads of every cross-attention layer
+        `key` turns dropout on. `watched` > 0 asks for what the first `watched` heads of every cross-attention layer
         attend to.
         """
         length = tokens.shape[1]

@@ -1,4 +1,4 @@
-"""Fusion: the kept passages laid end to end, which is all the decoder sees of them.
+"""Fusion: the selected passages laid end to end, which is all the decoder sees of them.
 
 Fusion-in-decoder (arXiv 2007.01282) encodes passages apart and lets cross-attention range over all of them at once. The
 question's part of every row is kept, as FiD keeps it: each copy has been read together with another passage.
@@ -36,7 +36,7 @@ def fuse(hidden: jax.Array, lengths: Lengths, question_width: int) -> Fused:
 
 
 def fused_tokens(tokens: jax.Array, lengths: jax.Array, question_width: int) -> jax.Array:
-    """What stands where in `Fused`: the kept passages' tokens int32 [B,k,L], so many of them real int32 [B,k].
+    """The token at each position of `Fused`, from the selected passages' tokens int32 [B,k,L] and lengths int32 [B,k].
 
     int32 [B,k*(Sq+L)]; `NO_TOKEN` over the question's copies and beyond a passage's end.
     """
@@ -47,7 +47,7 @@ def fused_tokens(tokens: jax.Array, lengths: jax.Array, question_width: int) -> 
 
 
 def fused_prior(scores: jax.Array, row_width: int) -> jax.Array:
-    """log softmax of the kept passages' scores float32 [B,k] at each of their places: float32 [B,k*row_width].
+    """log softmax of the selected passages' scores float32 [B,k] at each of their places: float32 [B,k*row_width].
 
     Of an absent passage (score -inf) it is finite and far below any other.
     """

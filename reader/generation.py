@@ -28,9 +28,9 @@ class GenerationConfig:
     """How answers are decoded. `beams` 1 is greedy search.
 
     `length_penalty` divides a beam's log-probability by (tokens, the end included) ** length_penalty: above 0 it
-    favours longer answers. `early_stopping`: True stops a question once `beams` answers have ended; False goes on until
-    the best running beam cannot beat the worst of them at its present length; "never" until it cannot at any length.
-    Fewer than `min_new_tokens` are never written; `min_new_tokens` = `max_new_tokens` decodes exactly that many
+    favours longer answers. `early_stopping`: True stops a question once `beams` answers have ended; False continues
+    until the best running beam cannot beat the worst of them at its present length; "never" until it cannot at any
+    length. Fewer than `min_new_tokens` are never written; `min_new_tokens` = `max_new_tokens` decodes exactly that many
     (see `fixed_steps`). `grounded` allows only runs of tokens that occur in the passages.
     """
 
@@ -210,7 +210,7 @@ def _beam_search(
     shape, steps, beams = decoder.config, config.max_new_tokens, config.beams
     batch = cross.bias.shape[0]
     penalty, stop_when_full = config.length_penalty, config.early_stopping is True
-    # 2 N continuations: even if N of them end now, N remain to go on with.
+    # 2 N continuations: even if N of them end now, N remain to continue with.
     considered = 2 * beams
     among_best = jnp.arange(considered) < beams
 

@@ -5,7 +5,7 @@ over both, so that the passage is read with the question in mind. GLIMMER (2306.
 here is specific to a family: any `LayeredEncoder` will do.
 
 Rows are laid out at fixed widths, the question's Sq places and then the passage's L. Padding between the two is masked
-and skipped by the positions: the passage goes on where the question ends, as if they had been written together. That
+and skipped by the positions: the passage continues where the question ends, as if they had been written together. That
 makes a reader without memory layers exactly FiD.
 """
 

@@ -1,6 +1,6 @@
 """How good predictions for a query file with gold are: exact match, F1, and what re-ranking did to the first passage.
 
-A training run asks after every so many steps, the demo once. recall@1 is how often the first passage is one that the
+A training run asks at every evaluation, the demo once. recall@1 is how often the first passage is one that the
 gold provenance names: the first stage's first, and the first that the decoder read.
 """
 

@@ -37,7 +37,7 @@ _STAGE_COLOURS = 9
 class ReportPassage:
     """A candidate passage of a shown query.
 
-    `retrieval_score` is the first stage's (None where the query brought the passage), `rerank_score` the re-ranker's
+    `retrieval_score` is the first stage's (None where the query file gave the passage), `rerank_score` the re-ranker's
     (None where there is none); `kept`: the decoder saw it; `gold`: it is on a page of the query's gold evidence.
     """
 
@@ -210,7 +210,7 @@ def _stages(data: ReportData) -> str:
         '<thead><tr><th scope="col">stage</th><th scope="col" class="number">time</th>'
         '<th scope="col" class="number">share, %</th>'
         f'<th scope="col" class="number">ms/query</th></tr></thead><tbody>{rows}</tbody></table></div>'
-        '<p class="note">Stages overlap where reading goes on while the device computes, so that their sum may exceed'
+        '<p class="note">Stages overlap where reading continues while the device computes, so that their sum may exceed'
         " the wall time.</p></section>"
     )
 

@@ -51,7 +51,7 @@ class QuotedRows:
         return self._ahead.popleft() if self._ahead else next(self._lines, None)
 
     def _joined(self, number: int, line: bytes) -> Row | None:
-        """The row that begins with `line` and goes on in the lines after it; None where there is none.
+        """The row that begins with `line` and continues in the lines after it; None where there is none.
 
         A quotation is open while the quotation marks so far are odd in number. A line after it that could be a row of
         its own ends the attempt, unless its first field is where the quotation closes.

@@ -29,7 +29,7 @@ def snippet(raw: bytes | str) -> str:
 
 
 class RecordError(Exception):
-    """Raised inside a source while it parses one record; the source turns it into a `Rejection` and goes on."""
+    """Raised inside a source while it parses one record; the source turns it into a `Rejection` and continues."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 MARK_EVERY = 1_000
-"""A place is remembered for every so many queries."""
+"""Queries between two remembered offsets of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class QueryFile:
         name: how messages call it.
         format: one of `FORMATS`.
         count: queries in it.
-        digest: hex digest of ids, questions and brought passages in order: names the query set, whatever file it is in.
+        digest: hex digest of ids, questions and given passages in order: names the query set, whatever file it is in.
         with_gold: queries that have gold outputs.
         with_candidates: queries that bring their passages, of which `without_provenance` were to and have none.
         long: queries shortened or skipped because their question is beyond what a question file may hold.

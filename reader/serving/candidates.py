@@ -38,8 +38,8 @@ class Found:
 
     Attributes:
         positions: int64 [n], places in the memory; n is at most the number asked for and may be 0.
-        scores: float32 [n] of the first stage, None where the query brought its passages.
-        missing: passages that the query brought and the memory does not have.
+        scores: float32 [n] of the first stage, None where the query file gives passages.
+        missing: passages that the query file gives and the memory does not have.
     """
 
     positions: npt.NDArray[np.int64]

@@ -57,7 +57,7 @@ def open_index(
 
     Args:
         memory: an open memory.
-        progress: hears of the building, as a stage named `index`.
+        progress: progress callback; building is a stage named `index`.
         rebuild: build it whatever is there.
         language: of the stemmer, one of `analysis.LANGUAGES`; an index of another is built anew. None takes the index
             as it is, and for a new one the language of the nearest version before that has an index, or English.
@@ -127,7 +127,7 @@ def index_new_version(
         version: the new version.
         before: the versions it came from.
         wanted: whether it shall have one; None where one of those `before` has.
-        progress: hears of it.
+        progress: progress callback.
 
     The version stands whether this succeeds or not, and the first reader builds what is absent, so what goes wrong is
     told and not raised.

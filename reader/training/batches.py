@@ -31,7 +31,7 @@ class BatchSource:
         candidates: passages of a question (m).
         most: the longest question and answer, in tokens.
         pad: (encoder's, decoder's) padding ids.
-        passage_tokens: passages are cut after so many tokens; 0 leaves them whole.
+        passage_tokens: passages are truncated to this many tokens; 0 leaves them whole.
         as_tokens: give passages as tokens instead of stored codes.
         with_words: give their tokens too, for a decoder that copies.
         seed: of the choice among a question's answers.

@@ -1,9 +1,9 @@
-"""Checkpoints: all that a run needs to go on exactly where it was, whole on disk or not there.
+"""Checkpoints: all that a run needs to resume exactly where it was, whole on disk or not there.
 
 A checkpoint is a directory `step-<number>` with the trained weights and the optimiser's state as safetensors, and
 `state.json`, which says what run they belong to and holds the file's digest. It is written under a temporary name,
 flushed and renamed. Safetensors and a digest instead of Orbax: of 24 Orbax checkpoints (0.12.8) with one bit flipped
-all were restored, as other weights and without a word, and a run that resumes exactly must not go on from those. What
+all were restored, as other weights and without a word, and a run that resumes exactly must not start from those. What
 is kept is a few arrays on one machine, and the same reader reads models.
 """
 
@@ -76,7 +76,7 @@ class Checkpoints:
     def save(self, state: TrainState, notes: Mapping[str, Any]) -> None:
         """Saves a state with `notes` (JSON values) and drops the oldest beyond `keep`. StorageError if refused.
 
-        ModelError where a weight is no longer a finite number: nothing could go on from that.
+        ModelError where a weight is no longer a finite number: no run could resume from that.
         """
         step = int(state.step)
         for name, value in state.weights.items():
@@ -127,7 +127,7 @@ class Checkpoints:
             )
         if sha256_file(place / _ARRAYS)[0] != record.get("sha256"):
             raise DamageError(
-                f"{place / _ARRAYS} is not what was saved; remove {place} to go on from an earlier checkpoint"
+                f"{place / _ARRAYS} is not what was saved; remove {place} to resume from an earlier checkpoint"
             )
         tensors = read_safetensors(place / _ARRAYS)
         wanted = _named(like)
@@ -144,7 +144,7 @@ class Checkpoints:
             record = json.loads(read_regular(place / _STATE, most=_LARGEST_STATE))
         except (OSError, ValueError, RecursionError, DamageError) as error:
             raise DamageError(
-                f"{place / _STATE} cannot be read ({error}); remove {place} to go on from an earlier checkpoint"
+                f"{place / _STATE} cannot be read ({error}); remove {place} to resume from an earlier checkpoint"
             ) from error
         if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
             raise DamageError(f"{place / _STATE} is not a checkpoint of this release; remove {place}")

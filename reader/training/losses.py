@@ -23,7 +23,7 @@ from ..fusion import Fused
 from ..live_encoder import Lengths, take_rows
 from ..model import Decode, Params, Reader
 
-_POINTING = 3  # of so many heads one points
+_POINTING = 3  # one of this many heads points
 _ABSENT = -1e9  # logit of an absent passage; finite, so that its gradient is 0 and not NaN
 
 

@@ -46,8 +46,8 @@ class DataConfig:
 
     Attributes:
         candidates, select: passages of a question (m), and how many of them the decoder reads (k).
-        pool: the first stage's best so many, of which those beside gold are drawn anew each time a question is met; 0
-            takes its best m always.
+        pool: non-gold candidates are drawn from this many of the first stage's best, anew each epoch; 0 takes its best
+            m always.
         passage_tokens: passages are read up to here; 0 reads them whole. Padding grows with the longest of a batch.
         question_tokens, answer_tokens: the longest trained on, special tokens included; longer ones are left out.
         gold: put gold passages that BM25 missed among the candidates (at most half of them).
@@ -112,9 +112,9 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Answering a dev `file` every so many steps, the way `glimmer answer` does, from retrieved candidates.
+    """Answering a dev `file` every `every` steps, the way `glimmer answer` does, from retrieved candidates.
 
-    `candidates` (m) and `select` (k) are evaluation's own; `grounded` allows only answers that stand in the passages.
+    `candidates` (m) and `select` (k) are evaluation's own; `grounded` allows only answers that occur in the passages.
     Training stops after `patience` evaluations in a row without a better exact match; 0 never stops early. The weights
     of the best evaluation are what the run ends with.
     """
@@ -136,7 +136,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """A checkpoint every so many steps, of which the last `keep` stay."""
+    """A checkpoint every `every` steps; the newest `keep` are kept."""
 
     every: int = 500
     keep: int = 2
@@ -152,7 +152,7 @@ class FreshDecoder:
 
     Tokens are read through the encoder's word embeddings; `tied_head` writes them through the same table too.
     `kv_heads` is `num_heads` or 1; `copy_width` > 0 lets it copy tokens from the passages by pointing at them, and
-    `copy_by_score` from well-scored passages first, `copy_continuation_bias` to go on where it has begun.
+    `copy_by_score` from well-scored passages first, `copy_continuation_bias` to continue a run of words.
     """
 
     layers: int
@@ -222,7 +222,7 @@ class TrainConfig:
         if self.train == "everything" and self.evaluation is not None:
             raise UsageError(
                 'train = "everything" changes the memory encoder, so the memory cannot be answered from: leave '
-                "[evaluation] out, encode a memory with the trained model, then go on with the default"
+                "[evaluation] out, encode a memory with the trained model, then continue with the default"
             )
 
     def schedule(self) -> Schedule:

@@ -1,4 +1,4 @@
-"""The loop of a run: steps, log, evaluations with early stopping, checkpoints, and going on from the last of them.
+"""The loop of a run: steps, log, evaluations with early stopping, checkpoints, and resuming from the newest.
 
 What is decided by evaluations (the best so far, how many since) travels in the checkpoint's notes, and the weights of
 the best evaluation lie beside it, written first; so a run killed anywhere resumes as if nothing had happened.
@@ -85,7 +85,7 @@ def run_steps(
         config: of the run.
         settings: what the run's history depends on, for checkpoints.
         evaluate: scores weights, None for a run without evaluation.
-        on_step: hears each step's number and a few words on it.
+        on_step: called after each step with its number and a line that sums it up.
 
     Raises MismatchError or DamageError for checkpoints that do not fit or are damaged, UsageError where the loss is no
     longer a number, StorageError where nothing can be written.

@@ -4,7 +4,7 @@ Runs after `run.sh DATA WORK`, in its folder. Every reader goes through the reci
 questions in the first (default 150) and a quarter of that in the second, from MiniLM's weights and a fresh decoder, so
 that they differ in what the table names alone. LUMEN and GLIMMER share the first stage, in which one passage is read
 and they are the same network. Answers the dev questions at several m and k and writes compare.json, compare.md and
-compare.svg; readers and rows that are there already are kept, so the same command goes on after a cut.
+compare.svg; readers and rows that are there already are kept, so the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
