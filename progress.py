@@ -1,21 +1,31 @@
 """Progress: what a running job tells the person who launched it.
 
-A job calls a `Progress`; who listens decides how it looks. `Quiet` says nothing, for tests and library callers; the
-command line draws bars (`pipelines.cli.terminal`).
+A job calls a `Progress`, a callback with a method for each event; who receives it decides how it looks. `Quiet` shows
+nothing, for tests and library callers; the command line draws bars or prints lines (`pipelines.cli.terminal`).
+
+A job's amounts say how far it is. What holds it up meanwhile, such as loading a model or compiling, happens deep inside
+encoders and readers that get no `Progress`: they mark it with `busy`, and displays show `activity()` beside the stage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Protocol
 
 POLL_INTERVAL_S = 0.25
 
+_lock = Lock()
+_activities: dict[object, str] = {}
+
 
 class Progress(Protocol):
-    """A listener. `stage` opens a stage; `at` moves it to an absolute amount; `done` closes it."""
+    """Progress callback. `stage` opens a stage; `at` moves it to an absolute amount; `done` closes it; `say` is a note.
+
+    `unit` is the plural of what is counted (`passages`), `bytes`, or empty where nothing is. `total` is None where it
+    is not known, or not yet.
+    """
 
     def stage(self, name: str, *, total: float | None, unit: str, start: float = 0.0) -> None: ...
 
@@ -27,7 +37,7 @@ class Progress(Protocol):
 
 
 class Quiet:
-    """Listens and says nothing."""
+    """A progress callback that shows nothing."""
 
     def stage(self, name: str, *, total: float | None, unit: str, start: float = 0.0) -> None:
         return None
@@ -40,6 +50,25 @@ class Quiet:
 
     def say(self, line: str) -> None:
         return None
+
+
+@contextmanager
+def busy(words: str) -> Iterator[None]:
+    """Says what this process does while no amount grows, such as `compiling (3 of 13)`. Nests, from any thread."""
+    entry = object()
+    with _lock:
+        _activities[entry] = words
+    try:
+        yield
+    finally:
+        with _lock:
+            del _activities[entry]
+
+
+def activity() -> str:
+    """What this process is busy with, by the innermost or newest `busy`; empty if it just makes progress."""
+    with _lock:
+        return next(reversed(_activities.values()), "")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).parent
 ROOMS = ("pipelines", "encoders", "storage", "reader")
-ROOT_MODULES = ("__init__", "__main__", "errors", "progress")
+ROOT_MODULES = ("__init__", "__main__", "errors", "progress", "wording")
 PACKAGES = [
     "glimmer." + ".".join(init.parent.relative_to(ROOT).parts)
     for room in ROOMS

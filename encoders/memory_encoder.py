@@ -12,7 +12,9 @@ one batch each (`shard_map`), with the rows per device unchanged, so the number 
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,12 +27,14 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import InputError, UsageError
+from ..progress import busy
 from .models import LoadedModel
 from .tokenizers import Ids
 
 MOST_ROWS = 32
 CPU_TOKENS = 512
 _IN_FLIGHT = 2
+_log = logging.getLogger(__name__)
 
 Transform = Callable[[jax.Array], jax.Array]
 
@@ -103,10 +107,12 @@ class MemoryEncoder:
         self._transform = transform
         self._devices = list(jax.local_devices() if devices is None else devices)
         self._mesh = Mesh(np.array(self._devices), ("rows",))
-        encoder = model.encoder(jnp.dtype(precision), slice(0, config.memory_layers))
+        with busy(f"loading model {model.path.name}"):
+            encoder = model.encoder(jnp.dtype(precision), slice(0, config.memory_layers))
         self._graph, state = nnx.split(encoder)
         self._state = jax.device_put(state, NamedSharding(self._mesh, _partition()))
         self._programs: dict[tuple[int, int], Callable[..., jax.Array]] = {}
+        self._needed: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
 
     @property
@@ -139,6 +145,8 @@ class MemoryEncoder:
 
     def _encode(self, tokens: Sequence[Ids], lengths: np.ndarray[Any, np.dtype[np.int32]]) -> Iterator[EncodedBatch]:
         bucket = np.searchsorted(self._lengths, lengths)
+        with self._lock:
+            self._needed |= {self.shapes[number] for number in np.unique(bucket)}
         running: deque[tuple[np.ndarray[Any, Any], jax.Array]] = deque()
         for number, (rows, length) in enumerate(self.shapes):
             members = np.flatnonzero(bucket == number)
@@ -173,7 +181,10 @@ class MemoryEncoder:
     def _program(self, shape: tuple[int, int]) -> Callable[..., jax.Array]:
         with self._lock:
             if shape not in self._programs:
-                self._programs[shape] = self._compile(shape)
+                begun = time.monotonic()
+                with busy(f"compiling ({len(self._programs) + 1} of {len(self._needed)})"):
+                    self._programs[shape] = self._compile(shape)
+                _log.debug("compiled %d x %d tokens in %.1f s", *shape, time.monotonic() - begun)
             return self._programs[shape]
 
     def _compile(self, shape: tuple[int, int]) -> Callable[..., jax.Array]:

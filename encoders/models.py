@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from .. import ModelError, UsageError
+from ..progress import busy
 from .builtin_models import BUILT_IN, builtin_directory
 from .families.family_registry import find_family, load_tokenizer
 from .fingerprint import fingerprint
@@ -28,6 +30,8 @@ from .model_config import ModelConfig, read_model_config
 from .model_directory import WEIGHTS
 from .tokenizers import Ids, Tokenizer
 from .weights import Tensors, read_safetensors
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class LoadedModel:
     @cached_property
     def fingerprint(self) -> str:
         """Identity of the memory encoder (see `fingerprint.fingerprint`); reads the covered tensors once."""
-        return fingerprint(self.config, self.tensors, self.tokenizer)
+        with busy(f"loading model {self.path.name}"):
+            return fingerprint(self.config, self.tensors, self.tokenizer)
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -145,4 +150,10 @@ def load_model(path_or_builtin: str | os.PathLike[str]) -> LoadedModel:
         )
     tensors = read_safetensors(path / WEIGHTS)
     tensors.lazy("encoder.embedding")
+    encoder = config.encoder
+    _log.info(
+        "model %s: %s, %d + %d + %d layers of width %d, window %d",
+        *(path, encoder.family, config.memory_layers, config.live_a_layers, config.live_b_layers),
+        *(encoder.d_model, config.window),
+    )
     return LoadedModel(config=config, tensors=tensors, tokenizer=tokenizer, path=path)

@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 
 from .. import ModelError
 from ..encoders.families.family_registry import find_family
+from ..progress import busy
 from .config import ReaderConfig, RerankerConfig
 from .copying import log_likelihood, mixture_log_likelihood
 from .decoder import Decoder
@@ -353,7 +354,8 @@ def load_reader(model: LoadedModel, *, dtype: DTypeLike = jnp.bfloat16) -> tuple
     """The reader of a model directory and its weights, ready to answer; ModelError where it holds no reader."""
     where = str(model.path)
     reader = Reader(ReaderConfig.from_model(model.config, where), dtype=dtype)
-    return reader, reader.params(model.tensors, where=where)
+    with busy(f"loading model {model.path.name}"):
+        return reader, reader.params(model.tensors, where=where)
 
 
 def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

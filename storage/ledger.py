@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import zlib
@@ -32,6 +33,7 @@ _SHARDS = "shards"
 _LOCK = "lock"
 _RECORD_NAME = re.compile(r"([0-9]{1,9})-([0-9]{1,4})\.json")
 _LARGEST_PLAN, _LARGEST_RECORD, _LARGEST_TABLES = 1 << 30, 1 << 16, 1 << 30
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Ledger:
         """Records the finished plan, a JSON object; from then on planning need not be repeated."""
         make_directories(self._shards)
         write_atomic(self.directory / _PLAN, _sealed(plan))
+        _log.info("job %s: planned", self.directory.name)
 
     def read_plan(self) -> dict[str, Any] | None:
         """The plan, or None if planning has not finished; raises DamageError if the file is damaged."""
@@ -88,9 +91,11 @@ class Ledger:
             path, lambda text: DamageError(f"{path}: {text}; delete {self.directory} and run the job again")
         ):
             try:
-                return _opened(read_regular(path, most=_LARGEST_PLAN))
+                plan = _opened(read_regular(path, most=_LARGEST_PLAN))
             except FileNotFoundError:
                 return None
+        _log.info("job %s: a plan is there, %d shards are done", self.directory.name, self.progress().shards)
+        return plan
 
     def write_fit(self, fit: Mapping[str, Any], tables: bytes) -> None:
         """Records that the codec was fitted: `tables`, and `fit`, a JSON object that says to what."""
@@ -114,6 +119,7 @@ class Ledger:
         """Marks a shard as done; repeating it is harmless. Call it after `SegmentWriter.write_shard` returned."""
         make_directories(self._shards)
         write_atomic(self._shards / f"{record.shard}-{record.rows}.json", _sealed(record.to_json()))
+        _log.debug("shard %d is done: %d rows, %d tokens", record.shard, record.rows, record.tokens)
 
     def records(self) -> dict[int, ShardRecord]:
         """Shard -> record of every shard that is done. A damaged record counts as not done: its shard is made again."""

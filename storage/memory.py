@@ -9,6 +9,7 @@ against its row checksum and id.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,7 @@ from .segment_writer import SealedSegment
 
 TABLES = "codec/tables.safetensors"
 _LARGEST_TABLES = 1 << 30
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -388,6 +390,7 @@ def commit(
             prepare=preparation.build,
         )
         preparation.install(manifest)
+    _log.info("%s: version %d committed by %s", memory, manifest.version, job)
     return manifest
 
 
@@ -404,6 +407,7 @@ def rollback(memory: Path | str, *, to: int, base: int, job: str) -> Manifest:
             rows = _lacking(after, before), _lacking(before, after)
         manifest = catalog.rollback(to=to, base=base, job=job, rows=rows, prepare=preparation.build)
         preparation.install(manifest)
+    _log.info("%s: version %d committed, which shows version %d", memory, manifest.version, to)
     return manifest
 
 

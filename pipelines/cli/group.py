@@ -1,8 +1,8 @@
 """The `glimmer` command. Each subcommand is a thin shell in `commands/` over a job that is a plain function.
 
-Subcommands load when they are used, so that `glimmer --help` need not import JAX or Beam. An error that Glimmer raises
-on purpose is printed in one line and ends the command with status 1, a wrong command line with 2, any other exception
-with 70. Interruptions are `signals`' business.
+A subcommand is imported when it is used, and its job when it runs, so that help, completions and wrong arguments need
+neither JAX nor Beam. An error that Glimmer raises on purpose is printed in one line and ends the command with status 1,
+a wrong command line with 2, any other exception with 70. Interruptions are `signals`' business.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from ... import GlimmerError, __version__
 from ...storage.printable import printable_line
 from .printing import echo
+from .verbosity import is_debug, verbosity_options
 
 _LONGEST_MESSAGE: Final = 500
 _COMPLETION: Final = "_GLIMMER_COMPLETE"
@@ -39,7 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "rollback": ("rollback", "Show an earlier version of a memory again."),
     "compact": ("compact", "Merge segments that hold many dead rows."),
     "vacuum": ("vacuum", "Delete what no kept version needs."),
-    "repair": ("repair", "Mend what verify finds damaged."),
+    "repair": ("repair", "Repair what verify finds damaged."),
     "export": ("export", "Write a memory's live passages as JSON lines."),
     "index": ("index", "Build the first-stage index of a memory's version."),
     "search": ("search", "Look passages up in the first-stage index."),
@@ -65,21 +67,28 @@ class LazyGroup(click.Group):
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
         if not any(parameter.name == "debug" for parameter in command.params):
-            command.params.append(_debug_option())
+            command.params += verbosity_options()
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and not ctx.resilient_parsing:
+            raise click.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands come from the table alone: completing one imports none of them."""
+        if incomplete.startswith("-"):
+            return [item for item in super().shell_complete(ctx, incomplete) if item.value.startswith("-")]
+        return [CompletionItem(name, help=line) for name, (_, line) in COMMANDS.items() if name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
-def _debug_option() -> click.Option:
-    """`run` looks for it among the arguments; here it is accepted and shown in the help of every command."""
-    return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error.")
-
-
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 @click.version_option(__version__, prog_name="glimmer")
 def glimmer() -> None:
     """Precomputed memory for retrieval-augmented language models.
@@ -88,14 +97,17 @@ def glimmer() -> None:
     """
 
 
+glimmer.params += verbosity_options()
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that `arguments` name; returns its exit status.
 
     Errors become one line on standard error. Status 1 is an error that Glimmer raises on purpose, 2 a wrong command
     line, 70 any other exception, which is a mistake in Glimmer. `--debug` adds the traceback.
     """
-    debug = "--debug" in arguments
-    _quieten_libraries(debug)
+    _quieten_libraries()
+    context: click.Context | None = None
     try:
         if _COMPLETION in os.environ:
             glimmer.main(args=list(arguments), prog_name="glimmer", complete_var=_COMPLETION)
@@ -112,7 +124,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # panics of Rust libraries derive from BaseException
-        if debug:
+        if is_debug(context):
             traceback.print_exc()
         message, status = describe_error(error)
         echo(message, err=True)
@@ -143,11 +155,11 @@ def describe_error(error: BaseException) -> tuple[str, int]:
     )
 
 
-def _quieten_libraries(debug: bool) -> None:
+def _quieten_libraries() -> None:
     # Beam starts a gRPC server even in process; its fork handlers only add noise to standard error.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Beam logs the traceback of every step that fails, and the error itself comes to us.
-    logging.getLogger("apache_beam").setLevel(logging.WARNING if debug else logging.CRITICAL + 1)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL + 1)
     # Beam warns on import that BigQuery's client is not installed; nobody here asked for it.
     logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
 

@@ -10,6 +10,8 @@ operation mixes questions, and how a query is split depends on itself and the sh
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ import numpy.typing as npt
 from ... import ModelError
 from ...encoders.models import LoadedModel
 from ...encoders.tokenizers import Tokenizer
+from ...progress import busy
 from ...storage.codecs import Codec
 from ...storage.memory import Memory
 from ..config import ReaderConfig
@@ -33,6 +36,7 @@ from ..model import Candidates, Params, Reader
 from .clock import COMPILE, Clock
 from .question_batches import Batch, Shape, passage_widths, smallest
 
+_log = logging.getLogger(__name__)
 _CPU_TOKENS = 2_048
 _ACCELERATOR_TOKENS = 1 << 18
 _CPU_ROWS, _ACCELERATOR_ROWS = 8, 16
@@ -234,8 +238,11 @@ class _Program:
     def __call__(self, shape: Hashable, *arguments: Any, **static: Any) -> Any:
         program = self._compiled.get(shape)
         if program is None:
-            with self._clock.stage(COMPILE):
+            name = getattr(self._function, "__name__", "a stage")
+            begun = time.monotonic()
+            with self._clock.stage(COMPILE), busy(f"compiling {name.strip('_').replace('_', ' ')}"):
                 program = self._function.lower(*arguments, **static).compile()
+            _log.debug("compiled %s for %s in %.1f s", name, shape, time.monotonic() - begun)
             self._compiled[shape] = program
         return program(*arguments)
 

@@ -8,6 +8,7 @@ language of its stemmer is chosen once: indexes of later versions take it over.
 
 from __future__ import annotations
 
+import logging
 import re
 import weakref
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,7 @@ from .retrieval import MANIFEST, Bm25Index, build_index, passages_digest, share_
 
 DIRECTORY: Final = FIRST_STAGE
 _READ_AT_ONCE = 4096
+_log = logging.getLogger(__name__)
 _ATTEMPTS = 3  # to build it and open it, where other processes put theirs in its place
 _LANGUAGE = re.compile(rb'"language": "([a-z]+)"')
 
@@ -72,17 +74,12 @@ def open_index(
     home = memory.index_directory / DIRECTORY
     places = _places(memory)
     manifest = index_manifest(memory)
-    damages: list[DamageError] = []
     if not rebuild:
-        for place in sorted(places, key=_made, reverse=True):
-            try:
-                return Bm25Index.open(place, manifest, language=language)
-            except DamageError as error:
-                damages.append(error)
-            except (MismatchError, StorageError):
-                continue  # absent, stale or unreadable: all the same, it can be made
-    for damage in damages:
-        progress.say(f"{damage.problem}; it is built again")
+        existing, damages = _existing(memory, language)
+        if existing is not None:
+            return existing
+        for damage in damages:
+            progress.say(f"{damage.problem}; it is built again")
     chosen = language or _language_before(memory)
     if _has_link(memory):  # what is replaced there would be deleted outside the memory
         places = places[1:]
@@ -103,6 +100,31 @@ def open_index(
                 progress.say(f"the index cannot be put into {memory.directory}, it is kept in {place}")
             return found
     return _temporary(memory, chosen, progress, refused)
+
+
+def find_index(memory: Memory, *, language: str | None = None) -> Bm25Index | None:
+    """The index that `open_index` would open without building one, None where it would build; its digests agree."""
+    check_passages(memory)
+    if language is not None:
+        check_language(language)
+    return _existing(memory, language)[0]
+
+
+def _existing(memory: Memory, language: str | None) -> tuple[Bm25Index | None, list[DamageError]]:
+    """The newest sound index, and what is wrong with damaged ones that were looked at before it."""
+    damages: list[DamageError] = []
+    manifest = index_manifest(memory)
+    for place in sorted(_places(memory), key=_made, reverse=True):
+        try:
+            found = Bm25Index.open(place, manifest, language=language)
+        except DamageError as error:
+            damages.append(error)
+        except (MismatchError, StorageError):
+            continue  # absent, stale or unreadable: all the same, it can be made
+        else:
+            _log.info("index opened: %s, %d passages, %s", place, found.count, found.language)
+            return found, damages
+    return None, damages
 
 
 def index_language(memory: Memory) -> str:
@@ -267,6 +289,7 @@ def _build(memory: Memory, place: Path, language: str, progress: Progress) -> No
         passages = (passage for batch in batches for passage in batch)
         build_index(place, passages, index_manifest(memory), progress.at, language=language)
     progress.done()
+    _log.info("index built: %s, %d passages, %s", place, memory.passages, language)
 
 
 def _texts(memory: Memory) -> Iterator[list[tuple[str, str, str]]]:

@@ -24,11 +24,11 @@ _SHOWN = 50
 @click.option("--drop", is_flag=True, help="Give up passages whose text is lost; a refresh adds them again.")
 @json_option
 def repair(memory: str, model: str | None, version: int | None, drop: bool, as_json: bool) -> None:
-    """Verify a memory and mend what is damaged.
+    """Repair what verify finds damaged.
 
-    Codes are made again from the stored text, metadata and indexes from the catalog. A file is replaced only by bytes
-    with the recorded digest; otherwise its rows move to a new segment in a new version. Exit status 1 when something
-    stays damaged.
+    Codes are encoded again from the stored text, metadata and indexes made again from the catalog. A file is replaced
+    only by bytes with the recorded digest; otherwise its rows move to a new segment in a new version. Exit status 1
+    when something stays damaged.
 
     \b
     Example:
