@@ -96,14 +96,14 @@ class LoadedModel:
         """
         return self.tokenizer.encode(self._passage_inputs(pairs))
 
-    def spelled(self, title: str, text: str, tokens: Ids, start: int, stop: int) -> str | None:
-        """Tokens [start, stop) of a passage as they are written in it, upper case and all.
+    def surface_text(self, title: str, text: str, tokens: Ids, start: int, stop: int) -> str | None:
+        """The text that tokens [start, stop) of a passage were made from, upper case and all.
 
         `tokens` are what the memory holds of the passage. None where they cannot be traced back to the text, or need
         not be, since the tokenizer decodes to what was written.
         """
         (written,) = self._passage_inputs([(title, text)])
-        found = self.tokenizer.places(written)
+        found = self.tokenizer.encode_with_offsets(written)
         if found is None or not np.array_equal(found[0], tokens):
             return None
         return written[found[1][start][0] : found[1][stop - 1][1]]

@@ -1,4 +1,4 @@
-"""Text to token ids, by the model family's own tokenizer library, so that ids agree with the original's.
+"""Text to token ids, by the encoder family's own tokenizer library, so that ids agree with the original's.
 
 T5 uses SentencePiece on `spiece.model`; BERT uses Hugging Face's `tokenizers` on `tokenizer.json`. Truncation and
 padding are never theirs: cutting and batching belong to the code that knows the window.
@@ -26,15 +26,18 @@ _BROKEN = "the tokenizer fails over a text; its file is damaged"
 
 
 class WordParts(NamedTuple):
-    """Which tokens lie inside a word, bool [vocab_size] each: `goes_on` begins without a break before it, `may_go_on`
-    ends without one after it. Where a token of the first follows one of the second, both are of one word."""
+    """What the vocabulary says of words, bool [vocab_size] each.
 
-    goes_on: Flags
-    may_go_on: Flags
+    `is_continuation`: a token that begins without a break before it; `can_be_continued`: one that ends without a break
+    after it. Where one of the first follows one of the second, both are of one word.
+    """
+
+    is_continuation: Flags
+    can_be_continued: Flags
 
 
 class Tokenizer(Protocol):
-    """What both kinds offer. Ids are int32 arrays; texts may hold any Unicode (a lone surrogate becomes "?")."""
+    """What every kind offers. Ids are int32 arrays; texts may hold any Unicode (a lone surrogate becomes "?")."""
 
     vocab_size: int
     pad_id: int
@@ -54,7 +57,7 @@ class Tokenizer(Protocol):
         """Text of `ids`; special tokens and ids beyond the vocabulary (padding rows of an embedding) are left out."""
         ...
 
-    def places(self, text: str) -> tuple[Ids, list[tuple[int, int]]] | None:
+    def encode_with_offsets(self, text: str) -> tuple[Ids, list[tuple[int, int]]] | None:
         """Ids as `encode` gives them, and the characters [start, end) of `text` that each stands for (special tokens:
         none). None where `decode` gives text back as it was written, so that nobody needs to look."""
         ...
@@ -102,7 +105,7 @@ class SentencePieceTokenizer:
         special = (self.pad_id, self.eos_id)
         return str(self._pieces.decode([i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in special]))
 
-    def places(self, text: str) -> None:
+    def encode_with_offsets(self, text: str) -> None:
         return None
 
     def word_parts(self) -> WordParts:
@@ -155,7 +158,7 @@ class WordPieceTokenizer:
         kept = [i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in special]
         return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
-    def places(self, text: str) -> tuple[Ids, list[tuple[int, int]]]:
+    def encode_with_offsets(self, text: str) -> tuple[Ids, list[tuple[int, int]]]:
         with understood(self._path, _BROKEN):
             encoded = self._tokenizer.encode(_clean([text])[0])
         return np.asarray(encoded.ids, np.int32), [(int(start), int(end)) for start, end in encoded.offsets]

@@ -78,8 +78,8 @@ def grounding(
         usable &= tokens != special
     inside = jnp.zeros_like(usable)
     if words is not None:
-        before = jnp.pad(jnp.asarray(words.may_go_on)[tokens] & usable, ((0, 0), (0, 0), (1, 0)))[..., :-1]
-        inside = usable & jnp.asarray(words.goes_on)[tokens] & before
+        before = jnp.pad(jnp.asarray(words.can_be_continued)[tokens] & usable, ((0, 0), (0, 0), (1, 0)))[..., :-1]
+        inside = usable & jnp.asarray(words.is_continuation)[tokens] & before
     return Grounding(tokens, usable, inside)
 
 

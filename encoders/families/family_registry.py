@@ -7,6 +7,7 @@ where all families are asked.
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
@@ -25,6 +26,7 @@ ENTRY_POINTS = "glimmer.encoder_families"
 _BUILT_IN = ("bert", "t5")
 """Modules of this package, named as the family is, with a `FAMILY`."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_log = logging.getLogger(__name__)
 _families: dict[str, EncoderFamily] = {}
 
 
@@ -56,11 +58,19 @@ def find_family(name: str) -> EncoderFamily:
 
 
 def all_families() -> Iterator[EncoderFamily]:
-    """Every family: those of this package, those registered, then plug-ins, each imported when its turn comes."""
+    """Every family: those of this package, those registered, then plug-ins, each imported when its turn comes.
+
+    A plug-in that cannot be imported is passed over with a warning in the log.
+    """
     for name in dict.fromkeys((*_BUILT_IN, *sorted(_families))):
         yield find_family(name)
     for name in sorted(_plug_ins().keys() - _families.keys()):
-        yield find_family(name)
+        try:
+            family = find_family(name)
+        except ModelError as error:
+            _log.warning("%s", error)
+            continue
+        yield family
 
 
 def _plug_ins() -> dict[str, EntryPoint]:
@@ -71,9 +81,11 @@ def _load(entry: EntryPoint) -> EncoderFamily:
     try:
         family = entry.load()
     except Exception as error:  # whatever somebody else's module raises when it is imported
-        raise ModelError(f"encoder family {entry.name}: {entry.value} cannot be loaded: {error!r:.200}") from error
+        what = f"{entry.value} cannot be loaded ({type(error).__name__}: {error})"
+        remedy = "upgrade or uninstall its package"
+        raise ModelError(what, where=f"encoder family {entry.name}", remedy=remedy) from error
     if not isinstance(family, EncoderFamily) or family.name != entry.name:
-        raise ModelError(f"encoder family {entry.name}: {entry.value} is no EncoderFamily of that name")
+        raise ModelError(f"{entry.value} is no EncoderFamily of that name", where=f"encoder family {entry.name}")
     return family
 
 

@@ -187,7 +187,7 @@ class Answerer:
         """A grounded answer as the best of the passages that hold it has it; None to decode its tokens."""
         for number, start in find_spans(tokens, [passage.tokens for passage in passages])[:1]:
             source = passages[number]
-            return self._model.spelled(source.title, source.text, source.tokens, start, start + len(tokens))
+            return self._model.surface_text(source.title, source.text, source.tokens, start, start + len(tokens))
         return None
 
 

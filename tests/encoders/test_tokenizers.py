@@ -74,7 +74,7 @@ def test_decoding_leaves_out_specials_and_ids_beyond_the_vocabulary(name: str, r
 
 def test_wordpiece_tells_what_its_tokens_were_written_as(minilm: WordPieceTokenizer) -> None:
     text = "García Márquez’s 8,848.86 m – “naïve” 北京, U.S. half \ud83d pair"
-    ids, places = minilm.places(text)
+    ids, places = minilm.encode_with_offsets(text)
     assert ids.tolist() == minilm.encode([text])[0].tolist()
     assert len(places) == len(ids)
     start, stop = (
@@ -91,10 +91,12 @@ def test_a_passages_tokens_are_spelled_as_it_has_them(minilm_model: LoadedModel,
     (tokens,) = minilm_model.passage_tokens([(title, text)])
     (wanted,) = minilm_model.tokenizer.encode_plain(["8,848.86 m"])
     start = next(i for i in range(len(tokens)) if tokens[i : i + len(wanted)].tolist() == wanted.tolist())
-    assert minilm_model.spelled(title, text, tokens, start, start + len(wanted)) == "8,848.86 m"
-    assert minilm_model.spelled(title, text, tokens, 1, 3) == "Mount Everest"
-    assert minilm_model.spelled(title, text + " Other text.", tokens, 1, 3) is None  # not the memory's passage
-    assert SentencePieceTokenizer(t5_files / "spiece.model").places(text) is None  # decodes to what it read
+    assert minilm_model.surface_text(title, text, tokens, start, start + len(wanted)) == "8,848.86 m"
+    assert minilm_model.surface_text(title, text, tokens, 1, 3) == "Mount Everest"
+    assert minilm_model.surface_text(title, text + " Other text.", tokens, 1, 3) is None  # not the memory's passage
+    assert (
+        SentencePieceTokenizer(t5_files / "spiece.model").encode_with_offsets(text) is None
+    )  # decodes to what it read
 
 
 @pytest.mark.parametrize("name", ["t5", "minilm"])
@@ -138,10 +140,10 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
 def test_word_parts_tell_where_words_begin(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer: Tokenizer = request.getfixturevalue(name)
     parts = tokenizer.word_parts()
-    assert parts.goes_on.shape == parts.may_go_on.shape == (tokenizer.vocab_size,)
+    assert parts.is_continuation.shape == parts.can_be_continued.shape == (tokenizer.vocab_size,)
     text = "Tutankhamun, the boy-king (born 1341), was unbelievably young"
     ids = tokenizer.encode_plain([text])[0]
-    inside = np.append(False, parts.goes_on[ids[1:]] & parts.may_go_on[ids[:-1]])
+    inside = np.append(False, parts.is_continuation[ids[1:]] & parts.can_be_continued[ids[:-1]])
     starts = [*np.flatnonzero(~inside).tolist(), len(ids)]
     words = [tokenizer.decode(ids[start:stop]) for start, stop in itertools.pairwise(starts)]
     shown = [word.lower() for word in words if any(letter.isalnum() for letter in word)]

@@ -223,7 +223,7 @@ def test_a_panic_of_the_library_is_an_error_like_others(model: Path, tmp_path: P
         with pytest.raises(ModelError, match="fails over a text"):
             use(["some text", "more"])
     with pytest.raises(ModelError, match="fails over a text"):
-        tokenizer.places("some text")
+        tokenizer.encode_with_offsets("some text")
 
 
 def test_ids_beyond_the_embedding_are_found_though_the_vocabulary_is_short(model: Path, tmp_path: Path) -> None:
