@@ -57,7 +57,7 @@ def made_up_memory(directory: Path, shards: int, window: int, width: int) -> Pat
         created="2024-01-01T00:00:00Z",
     )
     memory = Memory.create(directory / "memory", identity)
-    writer = SegmentWriter(memory.directory, "bench")
+    writer = SegmentWriter(memory.store, "bench")
     writer.create_arrays(shards * SHARD_ROWS, window, memory.codec.code_bytes)
     records, rows = [], []
     tokens = np.arange(window, dtype=np.int32)
@@ -83,9 +83,9 @@ def made_up_memory(directory: Path, shards: int, window: int, width: int) -> Pat
         codes = random.integers(1, 256, (SHARD_ROWS, window, memory.codec.code_bytes), np.uint8)
         records.append(writer.write_shard(shard, codes, np.full(SHARD_ROWS, window, np.int32)))
         rows.append(passage_rows(passages, "bench", shard * SHARD_ROWS))
-    commit(memory.directory, base=0, job="bench", operation="encode", add=rows, segments=[writer.seal(records)])
+    commit(memory.store, base=0, job="bench", operation="encode", add=rows, segments=[writer.seal(records)])
     os.sync()
-    return memory.directory
+    return directory / "memory"
 
 
 def drop_cache(memory: Path) -> None:
@@ -115,7 +115,7 @@ class Peer:
         for segment, row in zip(*(part.tolist() for part in self._memory.rows(positions)), strict=True):
             key = (segment, row // SHARD_ROWS)
             if key not in self._index:
-                path = self._memory.readers[segment].directory / codes_name(key[1])
+                path = self._memory.store.local_path(f"{self._memory.readers[segment].key}/{codes_name(key[1])}")
                 self._descriptors[key] = os.open(path, os.O_RDONLY)
                 tail = SHARD_ROWS * INDEX_ENTRY.itemsize + 4
                 content = os.pread(self._descriptors[key], tail, path.stat().st_size - tail)

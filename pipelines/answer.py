@@ -201,7 +201,7 @@ def answer(
         raise UsageError(f"{asked.name} is compressed, and Beam workers need the plain file; unpack it first")
     opened = Memory.open(memory, memory_version)
     check_passages(opened)
-    check_encoder(loaded, opened.identity, opened.directory)
+    check_encoder(loaded, opened.identity, opened.location)
     notes = []
     if options.candidates < candidates:
         notes.append(f"This model does not re-rank, so it reads the first {options.select} candidates of each query.")
@@ -222,7 +222,7 @@ def answer(
 
     work = AnswerWork(
         queries=asked,
-        memory=str(opened.directory.resolve()),
+        memory=str(directory.resolve() if (directory := opened.store.local_path()) else opened.location),
         version=opened.version,
         model=str(loaded.path.resolve()),
         options=options,

@@ -87,11 +87,11 @@ def demo(*, directory: str | Path, progress: Progress | None = None) -> DemoResu
     encoded = encode(sources=[str(corpus)], memory=root / "memory", model=MODEL, progress=progress)
     memory = Memory.open(root / "memory")
     progress.stage("verify", total=None, unit="shards")
-    report = verify(memory.directory, progress=lambda done, total: progress.at(done, total=total))
+    report = verify(memory.location, progress=lambda done, total: progress.at(done, total=total))
     progress.done()
     answers = answer(
         queries=questions,
-        memory=memory.directory,
+        memory=memory.location,
         model=MODEL,
         output=predictions,
         candidates=CANDIDATES,

@@ -27,7 +27,7 @@ from ..storage.files import TEMPORARY_PREFIX
 from ..storage.identity import EncoderIdentity, Identity, PassageSettings
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory
-from ..storage.paths import local_path
+from ..storage.stores import Place, Store, open_store
 from .corpus import Corpus
 from .corpus.passages import DEFAULT_WORDS
 from .corpus.plan import PlanSummary
@@ -56,7 +56,7 @@ class EncodeResult:
         seconds: wall time of each stage, in seconds; empty when there was nothing to do.
     """
 
-    memory: Path
+    memory: Path | str
     version: int
     job: str
     nothing_to_do: bool
@@ -64,7 +64,7 @@ class EncodeResult:
     bytes_written: int
     code_bytes_written: int
     compression: float
-    rejects: Path | None
+    rejects: Path | str | None
     resumed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -77,7 +77,7 @@ class EncodeResult:
 def encode(
     *,
     sources: Sequence[str],
-    memory: str | Path,
+    memory: Place,
     model: str,
     codec: str = "int8",
     format: str | None = None,
@@ -111,12 +111,12 @@ def encode(
     job, StorageError when the file system refuses. Nothing is committed then; what was encoded is kept for a next try.
     """
     progress = progress or Quiet()
-    directory = local_path(memory)
+    store = open_store(memory)
     loaded = load_model(model)
     stored_as = parse_codec(codec, loaded.config.encoder.d_model)
     identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=precision)
     corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
-    found = _existing(directory, identity)
+    found = _existing(store, identity)
     depends_on = {
         "sources": identify_sources(corpus, progress),
         "format": format,
@@ -130,12 +130,12 @@ def encode(
     if fields:
         depends_on["fields"] = dict(fields)
     content = canonical_sha256(corpus.identity())
-    job = Job(directory, "encode", depends_on, base=0, progress=progress)
+    job = Job(store, "encode", depends_on, base=0, progress=progress)
     if found is not None and found.version and job.committed() is None:
         raise _made_before(found, content, sources)
 
     def make_plan() -> dict[str, Any]:
-        with job.timed("plan"):
+        with job.timed("plan"), job.reject_file() as rejects:
             summary = plan_corpus(
                 corpus,
                 model=loaded,
@@ -143,17 +143,17 @@ def encode(
                 strict=strict,
                 progress=progress,
                 writer=job.segment,
-                rejects=job.rejects,
+                rejects=rejects,
             )
         return {"rows": summary.passages, "plan": summary.to_json()}
 
     def work() -> Manifest:
         planned = job.plan(make_plan)
         tables, fit = codec_tables(job, spec=stored_as, model=loaded, identity=identity, rows=planned["rows"])
-        created = Memory.create(directory, identity, tables)
+        created = Memory.create(store, identity, tables)
         sealed = encode_segment(
             job,
-            encoding=Encoding.checked(loaded, created.identity, directory),
+            encoding=Encoding.checked(loaded, created.identity, store.location),
             rows=planned["rows"],
             code_bytes=created.codec.code_bytes,
             engine=engine or Engine(),
@@ -175,7 +175,7 @@ def encode(
     summary = PlanSummary.from_json(manifest.details["plan"])
     code_bytes = int(manifest.details["code_bytes_written"])
     return EncodeResult(
-        memory=directory,
+        memory=store.location,
         version=manifest.version,
         job=job.name,
         nothing_to_do=job.nothing_to_do,
@@ -183,7 +183,7 @@ def encode(
         bytes_written=int(manifest.details["bytes_written"]),
         code_bytes_written=code_bytes,
         compression=summary.tokens * stored_as.width * 2 / code_bytes,
-        rejects=job.rejects if job.rejects.exists() else None,
+        rejects=job.rejects,
         resumed=job.resumed,
         seconds=job.seconds,
     )
@@ -208,20 +208,20 @@ def _identity(loaded: LoadedModel, name: str, codec: CodecSpec, *, passage_words
     )
 
 
-def _existing(directory: Path, identity: Identity) -> Memory | None:
+def _existing(store: Store, identity: Identity) -> Memory | None:
     """The memory that is there already, of the same settings; None where there is room for one.
 
     Raises UsageError where something else is there, MismatchError for a memory of other settings.
     """
-    if directory.exists() and not directory.is_dir():
+    directory, there = store.location, store.stat("")
+    if there is not None and there.kind != "directory":
         raise UsageError("is a file; --memory names a directory", where=directory)
-    if Catalog(directory).exists:
-        found = Memory.open(directory, check=False)
+    if Catalog(store).exists:
+        found = Memory.open(store, check=False)
         check_identity(identity, found.identity, directory)
         return found
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     # What begins so is a killed process's.
-    unexpected_files = [name for name in names if name not in _OWN and not name.startswith(TEMPORARY_PREFIX)]
+    unexpected_files = [name for name in store.names() if name not in _OWN and not name.startswith(TEMPORARY_PREFIX)]
     if unexpected_files:
         raise UsageError(
             f"holds other files ({unexpected_files[0]} …)", where=directory, remedy="name a new or empty directory"
@@ -240,6 +240,6 @@ def _made_before(found: Memory, content: str, sources: Sequence[str]) -> UsageEr
     else:
         made_of = "made from other sources"
     return UsageError(
-        f"{found.directory} holds version {found.version} already, {made_of}; to bring it up to date run "
-        f"`glimmer refresh {' '.join(map(str, sources))} --memory {found.directory}`, or name another directory"
+        f"{found.location} holds version {found.version} already, {made_of}; to bring it up to date run "
+        f"`glimmer refresh {' '.join(map(str, sources))} --memory {found.location}`, or name another directory"
     )

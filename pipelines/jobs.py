@@ -22,6 +22,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import commit
 from ..storage.passage import SHARD_ROWS
-from ..storage.removal import remove_tree
 from ..storage.segment_layout import SEGMENTS
 from ..storage.segment_writer import SealedSegment, SegmentWriter
+from ..storage.stores import Place, open_store
+from .corpus.rejects import reject_file, reject_place
 
 
 def canonical_sha256(value: Any) -> str:
@@ -61,13 +63,14 @@ class Job:
     """One job on one memory.
 
     Args:
-        memory: the memory's directory, which an encode job makes.
+        memory: where the memory is; an encode job makes it.
         kind: names the job's id and the operation in the history.
         depends_on: all that the result depends on, JSON-able; the base version's content too, where there is one.
         base: the version it starts from; 0 for a memory that is to be made.
         progress: progress callback.
 
     Attributes:
+        store: where the memory is.
         name: the job's id.
         segment: writes the one segment that the job may make.
         seconds: wall time of the stages that ended, in seconds.
@@ -77,27 +80,35 @@ class Job:
 
     def __init__(
         self,
-        memory: Path,
+        memory: Place,
         kind: str,
         depends_on: Mapping[str, Any],
         *,
         base: int,
         progress: Progress | None = None,
     ) -> None:
-        self.memory, self.kind, self.base = memory, kind, base
+        self.store, self.kind, self.base = open_store(memory), kind, base
         self.progress = progress or Quiet()
         self.name = job_id(kind, depends_on)
-        self.ledger = Ledger(memory, self.name)
-        self.segment = SegmentWriter(memory, segment_id(self.name))
+        self.ledger = Ledger(self.store, self.name)
+        self.segment = SegmentWriter(self.store, segment_id(self.name))
         self.seconds: dict[str, float] = {}
         self.resumed = 0
         self.nothing_to_do = False
-        self._catalog = Catalog(memory)
+        self._catalog = Catalog(self.store)
 
     @property
-    def rejects(self) -> Path:
-        """The dead-letter file of records that the job could not use."""
-        return self.memory / JOBS / f"{self.name}.rejected.jsonl"
+    def rejects(self) -> Path | str | None:
+        """The dead-letter file of records that the job could not use; None if there is none."""
+        return reject_place(self.store, self._rejects)
+
+    def reject_file(self) -> AbstractContextManager[Path]:
+        """The path to write the dead-letter file to, for the time of the block."""
+        return reject_file(self.store, self._rejects)
+
+    @property
+    def _rejects(self) -> str:
+        return f"{JOBS}/{self.name}.rejected.jsonl"
 
     def committed(self) -> Manifest | None:
         """The version that this job made, whichever process did it; None if it is still to do."""
@@ -140,7 +151,7 @@ class Job:
             self.progress.say(f"resuming job {self.name}: {done:,} of {found['rows']:,} passages done")
             return found
         try:
-            self._remove_segment()  # of a plan that was interrupted, or of a job whose ledger is gone
+            self.segment.discard()  # of a plan that was interrupted, or of a job whose ledger is gone
             made = dict(make())
             self.ledger.write_plan(made)
         except GlimmerError:
@@ -192,7 +203,7 @@ class Job:
         try:
             with self.timed("commit"):
                 return commit(
-                    self.memory,
+                    self.store,
                     base=self.base,
                     job=self.name,
                     operation=self.kind,
@@ -209,12 +220,10 @@ class Job:
 
     def forget(self) -> None:
         """Deletes all that the job made; only while it holds the lock and has not committed."""
-        self._remove_segment()
+        self.segment.discard()
         self.ledger.clear()
         if not self._catalog.exists:
-            for path in (self.memory / SEGMENTS, self.memory / JOBS, self.memory):
-                with contextlib.suppress(OSError):  # not empty, or never made
-                    path.rmdir()
+            self.store.remove_if_empty(SEGMENTS, JOBS, "")
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -228,8 +237,5 @@ class Job:
         if latest != self.base:
             self.forget()
             raise ConflictError(
-                f"version {latest} has just been made by another job", where=self.memory, remedy="run again"
+                f"version {latest} has just been made by another job", where=self.store.name(), remedy="run again"
             )
-
-    def _remove_segment(self) -> None:
-        remove_tree(self.segment.directory, within=self.memory)

@@ -23,6 +23,7 @@ from ..reader.serving.retrieval_index import DIRECTORY, open_index
 from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory
+from ..storage.stores import Place
 from .corpus.plan import PlanSummary
 from .encoding.plan_stage import identify_sources
 from .engines import Engine
@@ -57,7 +58,7 @@ class RefreshPlan:
         refused: why the refresh would be refused, None if it would not: it removes too many articles.
     """
 
-    memory: Path
+    memory: Path | str
     base: int
     counts: RefreshCounts
     plan: PlanSummary
@@ -88,7 +89,7 @@ class RefreshResult:
         seconds: wall time of each stage, in seconds.
     """
 
-    memory: Path
+    memory: Path | str
     base: int
     version: int
     job: str
@@ -98,7 +99,7 @@ class RefreshResult:
     code_bytes_written: int
     kept_rejected: list[str]
     kept_absent: list[str]
-    rejects: Path | None
+    rejects: Path | str | None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -115,7 +116,7 @@ class RefreshResult:
 def refresh(
     *,
     sources: Sequence[str],
-    memory: str | Path,
+    memory: Place,
     model: str | None = None,
     format: str | None = None,
     fields: Mapping[str, str] | None = None,
@@ -180,13 +181,13 @@ def refresh(
     manifest, job = refreshing.run(engine or Engine()), refreshing.job
     planned = refreshing.planned
     changed = manifest.version != base.version
-    if index or (index is None and changed and (base.index_directory / DIRECTORY).exists()):
-        refreshed = Memory.open(base.directory, manifest.version)
+    if index or (index is None and changed and base.store.exists(f"{base.index_key}/{DIRECTORY}")):
+        refreshed = Memory.open(base.store, manifest.version)
         if refreshed.passages:
             with job.timed("index"):
                 open_index(refreshed, progress=progress)
     return RefreshResult(
-        memory=base.directory,
+        memory=base.location,
         base=base.version,
         version=manifest.version,
         job=job.name,
@@ -196,7 +197,7 @@ def refresh(
         code_bytes_written=int(manifest.details["code_bytes_written"]) if changed else 0,
         kept_rejected=planned.get("kept_rejected", []),
         kept_absent=planned.get("kept_absent", []),
-        rejects=job.rejects if job.rejects.exists() else None,
+        rejects=job.rejects,
         seconds=job.seconds,
     )
 
@@ -204,7 +205,7 @@ def refresh(
 def refresh_dry_run(
     *,
     sources: Sequence[str],
-    memory: str | Path,
+    memory: Place,
     model: str | None = None,
     format: str | None = None,
     fields: Mapping[str, str] | None = None,
@@ -236,7 +237,7 @@ def refresh_dry_run(
     base = inputs.base
     found = compare(inputs, progress or Quiet())
     return RefreshPlan(
-        memory=base.directory,
+        memory=base.location,
         base=base.version,
         counts=found.counts,
         plan=found.plan,
@@ -253,13 +254,12 @@ def refresh_dry_run(
 
 def _clear_finished(base: Memory) -> None:
     """Clears ledgers of refreshes that are in the history: a crash came between their commit and the last step."""
-    jobs = base.directory / JOBS
-    left = [path.name for path in jobs.iterdir() if path.is_dir()] if jobs.is_dir() else []
+    left = [entry.name for entry in base.store.entries(JOBS) if entry.kind == "directory"]
     if left:
         done = {manifest.job for manifest in base.history()}
         for name in left:
             if name in done:
-                Ledger(base.directory, name).clear()
+                Ledger(base.store, name).clear()
 
 
 def _catalog_bytes(manifest: Manifest, base: Memory) -> int:

@@ -92,7 +92,7 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
         plot_log(run / LOG, run / PLOT)
         progress.done()
         return TrainResult.from_json(done, output=output, log=run / LOG)
-    model = Encoding.checked(loaded, memory.identity, memory.directory).model
+    model = Encoding.checked(loaded, memory.identity, memory.location).model
     model_config, tensors = _start(loaded, config)
     reader = Reader(
         ReaderConfig.from_model(model_config, str(loaded.path)), dtype=jnp.dtype(config.optimiser.precision)
@@ -204,7 +204,7 @@ class Evaluator:
         predictions = place / "predictions.jsonl"
         answer(
             queries=self._dev.path,
-            memory=self._memory.directory,
+            memory=self._memory.location,
             memory_version=self._memory.version,
             model=place / "model",
             output=predictions,

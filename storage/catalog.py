@@ -10,35 +10,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from .. import ConflictError, DamageError, GlimmerError, StorageError, UsageError
 from .catalog_files import CATALOG_SCHEMA, MAX_FILE_ROWS, read_catalog_file, write_catalog_files
-from .catalog_log import check_log_files
-from .files import damage, make_directories, read_regular, sha256_bytes, sync_directory, translated
-from .locks import held
-from .manifest import MAX_ENTRY_BYTES, CatalogFile, Manifest, SegmentEntry, check_name, commit_time
-from .paths import local_path
-from .removal import remove_file
+from .catalog_log import CatalogLog
+from .files import damage, sha256_bytes, translated
+from .manifest import CatalogFile, Manifest, SegmentEntry, check_name, commit_time
 from .segment_writer import SealedSegment
+from .stores import Place, open_store
 from .vacuumed import PASSAGES, vacuumed
 
-_LOG = "_delta_log"
-_LOCK = ".commit-lock"
+_LOCK = f"{PASSAGES}/.commit-lock"
 _APPLICATION = "glimmer"
-_MOST_MISSING = 1000
-_ENTRY = re.compile(r"[0-9]{20}\.json")
 _CONFIGURATION: dict[str, str | None] = {
     "delta.enableExpiredLogCleanup": "false",
     "delta.logRetentionDuration": "interval 36500 days",
@@ -50,37 +41,28 @@ _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_lo
 
 
 class Catalog:
-    """The Delta table `passages/` of the memory at `memory`. Holds no state: every call looks at the disk."""
+    """The Delta table `passages/` of the memory at `memory`. Holds no state: every call looks at the store."""
 
-    def __init__(self, memory: Path | str) -> None:
-        self.memory = local_path(memory)
-        self.directory = self.memory / PASSAGES
+    def __init__(self, memory: Place) -> None:
+        self.store = open_store(memory)
+        self.memory = self.store.location
+        self.name = self.store.name(PASSAGES)
+        self.log = CatalogLog(self.store)
         self._remedy = f"run `glimmer verify {self.memory}`"
-        place = self.directory.absolute()
-        if "%" in str(place):
-            raise UsageError(f"{place}: Delta Lake misreads a % in a path; choose a place without one")
-        self._uri = place.as_uri()
 
     # Reading.
 
     @property
     def exists(self) -> bool:
         """Whether version 0 has been committed."""
-        return self.log_path(0).exists()
+        return self.log.has(0)
 
     def latest_version(self) -> int:
         """Number of the newest version, by the names in the log; raises UsageError when there is no memory.
 
         DamageError where the newest is so far beyond the others that nobody could look for those between.
         """
-        versions = self._logged_versions()
-        if not versions:
-            raise UsageError(f"{self.memory}: no memory here; `glimmer encode … --memory {self.memory}` makes one")
-        if versions[-1] > len(versions) + _MOST_MISSING:
-            raise DamageError(
-                f"{self.log_path(versions[-1])}: the log has {len(versions)} entries, so this is none of its; delete it"
-            )
-        return versions[-1]
+        return self.log.latest()
 
     def manifest(self, version: int | None = None) -> Manifest:
         """The manifest of `version` (default: the newest), checked against Delta's own list of live files.
@@ -93,13 +75,14 @@ class Catalog:
         if not 0 <= version <= latest:
             raise UsageError(f"{self.memory}: version {version} does not exist; the newest is {latest}")
         manifest = self.read_manifest(version)
-        self._check_delta(manifest, self._table(version))
+        with self.log.table(version) as table:
+            self._check_delta(manifest, table)
         return manifest
 
     def read_manifest(self, version: int) -> Manifest:
         """The manifest of `version` by itself: its own checksum is checked, Delta's state is not built."""
-        path = self.log_path(version)
-        content = self._read_log(version)
+        path = self.store.name(self.log.key(version))
+        content = self.log.read(version)
         with translated(path, damage(path, self._remedy)):
             infos = [
                 entry["commitInfo"] for line in content.splitlines() if "commitInfo" in (entry := json.loads(line))
@@ -115,59 +98,31 @@ class Catalog:
     def scan(self, manifest: Manifest, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Streams the live rows of a version, each file checked against its SHA-256 before a row of it is given out."""
         for file in manifest.files:
-            yield from read_catalog_file(self.directory, file, columns)
+            yield from read_catalog_file(self.store, file, columns)
 
-    def check_log(self, latest: int) -> list[tuple[Path, str]]:
-        """(log entry, what is wrong) for every damaged entry up to `latest`; each is chained to the one before it."""
-        found: list[tuple[Path, str]] = []
+    def check_log(self, latest: int) -> list[tuple[str, str]]:
+        """(key of a log entry, what is wrong) for every damaged one up to `latest`; each is chained to the last."""
+        found: list[tuple[str, str]] = []
         previous: str | None = ""
         for version in range(latest + 1):
-            path = self.log_path(version)
             try:
                 manifest = self.read_manifest(version)
                 if previous is not None and manifest.previous_sha256 != previous:
-                    found.append((self.log_path(version - 1), "its bytes are not those that the next version saw"))
-                previous = sha256_bytes(self._read_log(version))
+                    found.append((self.log.key(version - 1), "its bytes are not those that the next version saw"))
+                previous = sha256_bytes(self.log.read(version))
             except DamageError as error:
-                found.append((path, str(error)))
+                found.append((self.log.key(version), str(error)))
                 previous = None
         return found
 
-    def log_path(self, version: int) -> Path:
-        """The log entry of `version`; whether it exists or not."""
-        return self.directory / _LOG / f"{version:020d}.json"
-
-    def _logged_versions(self) -> list[int]:
-        try:
-            names = os.listdir(self.directory / _LOG)
-        except FileNotFoundError:
-            return []
-        return sorted(int(n[:-5]) for n in names if _ENTRY.fullmatch(n))
-
-    def _read_log(self, version: int) -> bytes:
-        path = self.log_path(version)
-        with translated(path, damage(path, self._remedy)):
-            try:
-                return read_regular(path, most=MAX_ENTRY_BYTES)
-            except FileNotFoundError:
-                raise DamageError(f"{path}: the log entry of version {version} is missing; {self._remedy}") from None
-
-    def _table(self, version: int) -> DeltaTable:
-        with translated(self.directory, damage(self.directory / _LOG, self._remedy)):
-            check_log_files(self.directory / _LOG, self._remedy)
-            try:
-                return DeltaTable(self._uri, version=version)
-            except TableNotFoundError:
-                raise DamageError(f"{self.directory}: the Delta log is damaged; {self._remedy}") from None
-
     def _check_delta(self, manifest: Manifest, table: DeltaTable) -> None:
-        with translated(self.directory, damage(self.directory / _LOG, self._remedy)):
+        with translated(self.log.name, damage(self.log.name, self._remedy)):
             actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
         live = {(action["path"], action["size_bytes"], action["num_records"]) for action in actions}
         expected = {(file.name, file.bytes, file.rows) for file in manifest.files}
         if live != expected:
             raise DamageError(
-                f"{self.directory / _LOG}: version {manifest.version} lists {len(live)} live files, its manifest "
+                f"{self.log.name}: version {manifest.version} lists {len(live)} live files, its manifest "
                 f"{len(expected)}, and {len(live ^ expected)} differ; {self._remedy}"
             )
 
@@ -176,7 +131,6 @@ class Catalog:
     def create(self, *, identity_sha256: str, job: str = "create") -> Manifest:
         """Commits version 0, a memory without passages; if it is there already, returns it."""
         if not self.exists:
-            make_directories(self.directory)
             manifest = Manifest(
                 version=0,
                 time=commit_time(None),
@@ -189,23 +143,24 @@ class Catalog:
                 identity_sha256=identity_sha256,
                 previous_sha256="",
             )
-            with translated(self.directory, lambda text: StorageError(f"{self.directory}: {text}")):
-                try:
-                    create_table_with_add_actions(
-                        self._uri,
-                        Schema.from_arrow(CATALOG_SCHEMA),
-                        [],
-                        mode="error",
-                        configuration=_CONFIGURATION,
-                        commit_properties=CommitProperties(
-                            custom_metadata=dict(manifest.commit_metadata()), max_commit_retries=0
-                        ),
-                        post_commithook_properties=_NO_HOOKS,
-                    )
-                except Exception:
-                    if not self.exists:  # else another process was first, which is as good
-                        raise
-                self._sync_log(0)
+
+            def write(uri: str, options: dict[str, str]) -> None:
+                create_table_with_add_actions(
+                    uri,
+                    Schema.from_arrow(CATALOG_SCHEMA),
+                    [],
+                    mode="error",
+                    configuration=_CONFIGURATION,
+                    storage_options=options or None,
+                    commit_properties=CommitProperties(
+                        custom_metadata=dict(manifest.commit_metadata()), max_commit_retries=0
+                    ),
+                    post_commithook_properties=_NO_HOOKS,
+                )
+
+            with self.store.refusals(PASSAGES):
+                self.log.create(write)
+                self.log.sync(0)
         return self.manifest(0)
 
     def commit(
@@ -253,10 +208,10 @@ class Catalog:
             current = self.manifest(base)
             unknown = set(remove) - {file.name for file in current.files}
             if unknown:
-                raise UsageError(f"{self.directory}: version {base} has no live files {sorted(unknown)[:3]}")
+                raise UsageError(f"{self.name}: version {base} has no live files {sorted(unknown)[:3]}")
             written: list[CatalogFile] = []
             undo.callback(self._discard, written, base + 1)
-            for file in write_catalog_files(self.directory, add, max_rows=max_file_rows):
+            for file in write_catalog_files(self.store, add, max_rows=max_file_rows):
                 written.append(file)
             kept = [file for file in current.files if file.name not in set(remove)]
             files = tuple(sorted([*kept, *restore, *written], key=lambda file: file.name))
@@ -270,7 +225,7 @@ class Catalog:
                 rows_added=0,
                 rows_removed=0,
                 identity_sha256=current.identity_sha256,
-                previous_sha256=sha256_bytes(self._read_log(base)),
+                previous_sha256=sha256_bytes(self.log.read(base)),
                 details=dict(details or {}),
             )
             change = manifest.passages - current.passages
@@ -324,7 +279,7 @@ class Catalog:
         A commit waits for a vacuum to end; a vacuum raises ConflictError while a commit is under way.
         """
         busy = f"{self.memory}: a commit is under way; run the command again when it has ended"
-        with held(self.directory / _LOCK, busy=lambda _: ConflictError(busy), shared=shared, wait=shared):
+        with self.store.lock(_LOCK, busy=lambda _: ConflictError(busy), shared=shared, wait=shared):
             yield
 
     def check_present(self, manifest: Manifest) -> None:
@@ -335,7 +290,7 @@ class Catalog:
         latest = self.latest_version()
         if manifest.version == latest:
             return
-        if gone := vacuumed(self.memory, [manifest], self.read_manifest(latest)).get(manifest.version):
+        if gone := vacuumed(self.store, [manifest], self.read_manifest(latest)).get(manifest.version):
             raise UsageError(
                 f"{self.memory}: version {manifest.version} was vacuumed ({gone} is gone); choose a newer one, "
                 f"`glimmer history {self.memory}` lists them"
@@ -389,56 +344,42 @@ class Catalog:
             max_commit_retries=0,
             app_transactions=[Transaction(_APPLICATION, manifest.version)],
         )
-        table = self._table(current.version)
+
+        def write(table: DeltaTable) -> None:
+            table.create_write_transaction(
+                actions,
+                "append",
+                Schema.from_arrow(CATALOG_SCHEMA),
+                commit_properties=properties,
+                post_commithook_properties=_NO_HOOKS,
+            )
+
         try:
-            with translated(self.directory, lambda text: StorageError(f"{self.directory}: commit failed: {text}")):
-                try:
-                    table.create_write_transaction(
-                        actions,
-                        "append",
-                        Schema.from_arrow(CATALOG_SCHEMA),
-                        commit_properties=properties,
-                        post_commithook_properties=_NO_HOOKS,
-                    )
-                except CommitFailedError:
-                    if not self.log_path(manifest.version).exists():
-                        raise
+            self.log.commit(manifest.version, write)
         except GlimmerError:
             # A failure after the log entry was put down is still a commit.
             if not self._is_committed(manifest):
                 raise
         if not self._is_committed(manifest):
             return False
-        self._sync_log(manifest.version)
+        self.log.sync(manifest.version)
         return True
 
     def _is_committed(self, manifest: Manifest) -> bool:
-        if not self.log_path(manifest.version).exists():
+        if not self.log.has(manifest.version):
             return False
         return self.read_manifest(manifest.version).to_text() == manifest.to_text()
-
-    def _sync_log(self, version: int) -> None:
-        """Delta writes its log without fsync; a version that was reported must survive a power cut."""
-        with translated(self.directory, lambda text: StorageError(f"{self.directory}: {text}")):
-            descriptor = os.open(self.log_path(version), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            sync_directory(self.directory / _LOG)
-            sync_directory(self.directory)
 
     def _discard(self, written: Sequence[CatalogFile], version: int) -> None:
         """Deletes files of a commit that did not happen; after a crash here vacuum finds what stays behind.
 
         An interrupt may fall just after the log entry was put down, so the entry is asked first.
         """
-        path = self.log_path(version)
-        with contextlib.suppress(OSError, StorageError):
-            entry = path.read_bytes() if path.exists() else b""
+        with contextlib.suppress(OSError, DamageError, StorageError):
+            entry = self.log.read(version) if self.log.has(version) else b""
             for file in written:
                 if file.name.encode() not in entry:
-                    remove_file(self.directory / file.name, within=self.memory)
+                    self.store.delete(f"{PASSAGES}/{file.name}")
 
 
 def _checked(job: str) -> str:

@@ -7,9 +7,9 @@ leaves the others, and so that a scan meets the rows in the order of the payload
 from __future__ import annotations
 
 import contextlib
+import io
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .. import DamageError, UsageError
-from .files import damage, read_regular, sha256_bytes, sha256_file, translated, write_atomic
+from .files import damage, sha256_bytes, translated
 from .manifest import FILE_ROWS_LIMIT, CatalogFile, largest_bytes
 from .passage import Passage
+from .stores import Store
+from .vacuumed import PASSAGES
 
 CATALOG_SCHEMA = pa.schema(
     [
@@ -46,13 +48,22 @@ _LARGEST_FOOTER, _MOST_COLUMNS = 1 << 20, 1 << 16
 
 
 def write_catalog_files(
-    directory: Path, batches: Iterable[pa.Table | pa.RecordBatch], *, max_rows: int = MAX_FILE_ROWS
+    store: Store, batches: Iterable[pa.Table | pa.RecordBatch], *, max_rows: int = MAX_FILE_ROWS
 ) -> Iterator[CatalogFile]:
     """Writes `batches` (columns of CATALOG_SCHEMA, any order) as files of at most `max_rows` rows; yields each.
 
     Rows stay in the files they arrive for, sorted by (segment, row) within each; give them sorted for files that do not
     overlap. Holds one file's rows at a time. Raises UsageError for rows that do not fit the schema, StorageError.
     """
+    for file, content in catalog_files(batches, max_rows=max_rows):
+        store.put(f"{PASSAGES}/{file.name}", content)
+        yield file
+
+
+def catalog_files(
+    batches: Iterable[pa.Table | pa.RecordBatch], *, max_rows: int = MAX_FILE_ROWS
+) -> Iterator[tuple[CatalogFile, bytes]]:
+    """What `write_catalog_files` writes: each file with its content."""
     pending: list[pa.Table] = []
     waiting, number = 0, 0
     for batch in batches:
@@ -63,10 +74,10 @@ def write_catalog_files(
             pending.append(part)
             waiting += part.num_rows
             if waiting == max_rows:
-                yield _write_file(directory, pa.concat_tables(pending), number)
+                yield _file(pa.concat_tables(pending), number)
                 pending, waiting, number = [], 0, number + 1
     if pending:
-        yield _write_file(directory, pa.concat_tables(pending), number)
+        yield _file(pa.concat_tables(pending), number)
 
 
 def _conformed(batch: pa.Table | pa.RecordBatch) -> pa.Table:
@@ -84,54 +95,52 @@ def _conformed(batch: pa.Table | pa.RecordBatch) -> pa.Table:
         raise UsageError(f"catalog rows do not fit the schema: {error}") from error
 
 
-def _write_file(directory: Path, table: pa.Table, number: int) -> CatalogFile:
+def _file(table: pa.Table, number: int) -> tuple[CatalogFile, bytes]:
     if table.nbytes > largest_bytes(table.num_rows):
         raise UsageError(
             f"{table.nbytes} bytes for {table.num_rows} catalog rows is too much: give shorter article ids"
         )
     table = table.sort_by([("segment", "ascending"), ("row", "ascending")])
-    name = f"part-{number:05d}-{uuid.uuid4().hex}.parquet"
-    path = directory / name
-    write_atomic(
-        path,
-        lambda file: pq.write_table(
-            table,
-            file,
-            compression="zstd",
-            use_dictionary=_DICTIONARIES,
-            row_group_size=_ROW_GROUP,
-            write_page_checksum=True,
-            write_statistics=["segment", "row"],
-        ),
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=_DICTIONARIES,
+        row_group_size=_ROW_GROUP,
+        write_page_checksum=True,
+        write_statistics=["segment", "row"],
     )
-    sha256, size = sha256_file(path)
+    content = sink.getvalue()
     counts = table.column("segment").value_counts().to_pylist()
-    return CatalogFile(
-        name=name,
-        bytes=size,
+    file = CatalogFile(
+        name=f"part-{number:05d}-{uuid.uuid4().hex}.parquet",
+        bytes=len(content),
         rows=table.num_rows,
         tokens=pc.sum(table.column("n_tokens")).as_py(),
-        sha256=sha256,
+        sha256=sha256_bytes(content),
         segments={entry["values"]: entry["counts"] for entry in sorted(counts, key=lambda entry: str(entry["values"]))},
     )
+    return file, content
 
 
 def read_catalog_file(
-    directory: Path, file: CatalogFile, columns: Sequence[str] | None = None, *, batch_rows: int = _ROW_GROUP
+    store: Store, file: CatalogFile, columns: Sequence[str] | None = None, *, batch_rows: int = _ROW_GROUP
 ) -> Iterator[pa.RecordBatch]:
     """The rows of one catalog file in batches, after its size and SHA-256 have been checked.
 
     Raises DamageError naming the file if it is missing, not what was committed, or points outside what the manifest
     says.
     """
-    path, remedy = directory / file.name, f"run `glimmer verify {directory.parent}`"
+    key, remedy = f"{PASSAGES}/{file.name}", f"run `glimmer verify {store.location}`"
+    path = store.name(key)
     wanted = list(columns) if columns is not None else CATALOG_SCHEMA.names
     unknown = set(wanted) - set(CATALOG_SCHEMA.names)
     if unknown:
         raise UsageError(f"the catalog has no columns {sorted(unknown)}")
     with translated(path, damage(path, remedy)):
         try:
-            content = read_regular(path, size=file.bytes)
+            content = store.read(key, size=file.bytes)
         except FileNotFoundError:
             raise DamageError(f"{path}: the catalog file is missing; {remedy}") from None
         except DamageError as error:
@@ -152,7 +161,7 @@ def read_catalog_file(
                 yield _plain(path, batch, remedy)
 
 
-def _check_footer(path: Path, file: CatalogFile, parquet: pq.ParquetFile, remedy: str) -> None:
+def _check_footer(path: str, file: CatalogFile, parquet: pq.ParquetFile, remedy: str) -> None:
     """Compares what the file says of itself with the manifest and the format, before a page is decompressed."""
     footer, schema = parquet.metadata, parquet.schema_arrow
     plain = pa.schema([pa.field(f.name, _value_type(f.type), nullable=f.nullable) for f in schema])
@@ -168,7 +177,7 @@ def _value_type(type_: pa.DataType) -> pa.DataType:
     return type_.value_type if pa.types.is_dictionary(type_) else type_
 
 
-def _plain(path: Path, batch: pa.RecordBatch, remedy: str) -> pa.RecordBatch:
+def _plain(path: str, batch: pa.RecordBatch, remedy: str) -> pa.RecordBatch:
     """`batch` without dictionaries. A long value that all rows share is found before it is repeated for each."""
     columns = []
     for column in batch.columns:

@@ -95,7 +95,12 @@ def damage(path: Path | str, remedy: str) -> Callable[[str], GlimmerError]:
 
 def sync_directory(directory: Path) -> None:
     """Flushes `directory`'s entries, so that a renamed file survives a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    sync_file(directory, os.O_DIRECTORY)
+
+
+def sync_file(path: Path, flags: int = 0) -> None:
+    """Flushes what others have written of the file at `path`."""
+    descriptor = os.open(path, os.O_RDONLY | flags)
     try:
         os.fsync(descriptor)
     finally:
@@ -180,36 +185,6 @@ def sha256_file(path: Path) -> tuple[str, int]:
             digest.update(block[:count])
             size += count
     return digest.hexdigest(), size
-
-
-def listed_sizes(directory: Path) -> dict[str, int]:
-    """Name -> size in bytes of the plain files in `directory`, from one listing; empty when it does not exist."""
-    try:
-        with os.scandir(directory) as entries:
-            return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries if entry.is_file()}
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise storage_error(directory, error) or StorageError(f"{directory}: {one_line(error)}") from error
-
-
-def tree_time(path: Path) -> float:
-    """When anything in the tree at `path` was last changed, by its files' times; -inf if there is nothing."""
-    return max((status.st_mtime for status in _statuses(path)), default=float("-inf"))
-
-
-def tree_size(path: Path) -> int:
-    """Bytes of all files in the tree at `path`."""
-    return sum(status.st_size for status in _statuses(path) if not stat.S_ISDIR(status.st_mode))
-
-
-def _statuses(path: Path) -> Iterator[os.stat_result]:
-    with contextlib.suppress(FileNotFoundError):
-        status = path.lstat()
-        yield status
-        if stat.S_ISDIR(status.st_mode):
-            for name in os.listdir(path):
-                yield from _statuses(path / name)
 
 
 def file_system_time(directory: Path) -> float:

@@ -7,38 +7,21 @@ to undo the damage that disks and memory do most: one flipped bit. There are onl
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import DamageError, StorageError
+from .. import DamageError
 from .catalog import Catalog
-from .files import (
-    TEMPORARY_PREFIX,
-    make_directories,
-    read_regular,
-    sha256_bytes,
-    sha256_file,
-    storage_error,
-    sync_directory,
-    translated,
-    write_atomic,
-)
+from .files import sha256_bytes, storage_error
 from .identity import IDENTITY, Identity
 from .memory import TABLES
-from .removal import remove_tree
 from .segment_layout import (
     CODES,
     DIGESTS,
     LENGTHS,
-    SEGMENTS,
-    SegmentShape,
     ShardRecord,
     codes_metadata,
     codes_name,
@@ -47,8 +30,8 @@ from .segment_layout import (
     text_name,
 )
 from .segment_reader import SegmentReader
-from .segment_writer import digest_file, open_array
-from .text_shards import TextShard
+from .segment_writer import UNCACHED, digest_file, open_array
+from .stores import InMemoryStore, Store
 
 _LARGEST = 1 << 30
 MOST_BYTES = 1 << 16
@@ -74,10 +57,11 @@ def unflipped(content: bytes, sha256: str) -> bytes | None:
     return None
 
 
-def heal_file(path: Path, sha256: str) -> bool:
-    """Turns a flipped bit in the file at `path` back; whether it now has the SHA-256 `sha256`. Raises StorageError."""
+def heal_file(store: Store, key: str, sha256: str) -> bool:
+    """Turns a flipped bit in the file at `key` back; whether it now has the SHA-256 `sha256`. Raises StorageError."""
+    path = store.name(key)
     try:
-        content = read_regular(path, most=_LARGEST)
+        content = store.read(key, most=_LARGEST)
     except (FileNotFoundError, DamageError):
         return False
     except OSError as error:
@@ -87,53 +71,50 @@ def heal_file(path: Path, sha256: str) -> bool:
     healed = unflipped(content, sha256)
     if healed is None:
         return False
-    write_atomic(path, healed)
+    store.put(key, healed)
     return True
 
 
-def _digest(path: Path) -> str | None:
+def _digest(store: Store, key: str) -> str | None:
     """SHA-256 of a plain file; None when it is absent or no plain file."""
     try:
-        return sha256_file(path)[0]
+        return store.sha256(key)[0]
     except (FileNotFoundError, DamageError):
         return None
 
 
-def heal_log(catalog: Catalog, latest: int) -> list[Path]:
-    """Heals what it can of the log's entries before the newest, each by the digest in the next; returns those healed.
+def heal_log(catalog: Catalog, latest: int) -> list[str]:
+    """Heals what it can of the log's entries before the newest, each by the digest in the next; returns their keys.
 
     The newest entry's digest is recorded nowhere yet, so it cannot be healed.
     """
     healed = []
     for version in range(latest - 1, -1, -1):
-        path = catalog.log_path(version)
+        key = catalog.log.key(version)
         try:
             wanted = catalog.read_manifest(version + 1).previous_sha256
         except DamageError:
             continue
-        if _digest(path) != wanted and heal_file(path, wanted):
-            healed.append(path)
+        if _digest(catalog.store, key) != wanted and heal_file(catalog.store, key, wanted):
+            healed.append(key)
     return healed
 
 
-def heal_identity(memory: Path, sha256: str) -> list[Path]:
-    """Heals memory.json, whose SHA-256 every manifest records, and then the codec's tables; returns those healed."""
-    healed = []
-    path = memory / IDENTITY
-    if not path.exists() or (_digest(path) != sha256 and not heal_file(path, sha256)):
+def heal_identity(store: Store, sha256: str) -> list[str]:
+    """Heals memory.json, whose SHA-256 every manifest records, and then the codec's tables; returns their keys."""
+    if not store.exists(IDENTITY) or (_digest(store, IDENTITY) != sha256 and not heal_file(store, IDENTITY, sha256)):
         return []
-    identity = Identity.parse(read_regular(path, most=_LARGEST), path)
-    healed.append(path)
-    tables = memory / TABLES
-    if identity.tables_sha256 and tables.exists() and heal_file(tables, identity.tables_sha256):
-        healed.append(tables)
+    identity = Identity.parse(store.read(IDENTITY, most=_LARGEST), store.name(IDENTITY))
+    healed = [IDENTITY]
+    if identity.tables_sha256 and store.exists(TABLES) and heal_file(store, TABLES, identity.tables_sha256):
+        healed.append(TABLES)
     return healed
 
 
 def heal_digests(reader: SegmentReader, digests_sha256: str) -> bool:
     """Restores a segment's `digests.arrow`, from its own bytes or from shards that are all whole."""
-    path = reader.directory / DIGESTS
-    if heal_file(path, digests_sha256):
+    key = f"{reader.key}/{DIGESTS}"
+    if heal_file(reader.store, key, digests_sha256):
         return True
     try:
         content = digest_file([_record_of(reader, shard) for shard in range(reader.shape.shards)])
@@ -141,19 +122,20 @@ def heal_digests(reader: SegmentReader, digests_sha256: str) -> bool:
         return False
     if sha256_bytes(content) != digests_sha256:
         return False
-    write_atomic(path, content)
+    reader.store.put(key, content)
     return True
 
 
 def _record_of(reader: SegmentReader, shard: int) -> ShardRecord:
     codes, lengths, text = (
-        sha256_file(reader.directory / name) for name in (codes_name(shard), lengths_name(shard), text_name(shard))
+        reader.store.sha256(f"{reader.key}/{name}")
+        for name in (codes_name(shard), lengths_name(shard), text_name(shard))
     )
     rows = reader.shape.shard_rows(shard)
     return ShardRecord(
         shard=shard,
         rows=rows,
-        tokens=int(TextShard(reader.directory / text_name(shard)).lengths().sum(dtype=np.int64)),
+        tokens=int(reader.open_text(shard).lengths().sum(dtype=np.int64)),
         codes_sha256=codes[0],
         codes_bytes=codes[1],
         lengths_sha256=lengths[0],
@@ -163,59 +145,39 @@ def _record_of(reader: SegmentReader, shard: int) -> ShardRecord:
     )
 
 
-class Scratch:
-    """A directory inside `segments/` to make shards in before they are put back; gone when the block ends."""
+class RemadeShard:
+    """The files of one shard of `reader`, made anew beside the memory and put back where they are what was recorded."""
 
-    def __init__(self, directory: Path, shape: SegmentShape) -> None:
-        self.directory, self._shape = directory, shape
+    def __init__(self, reader: SegmentReader, shard: int) -> None:
+        self._reader, self._shard = reader, shard
 
-    def path(self, name: str) -> Path:
-        """Where a file of the segment stands here, its folder made."""
-        path = self.directory / name
-        make_directories(path.parent)
-        return path
+    def put_back_codes(self, codes: npt.NDArray[np.uint8], sha256: str) -> bool:
+        """codes: uint8 [rows of the shard, window, code_bytes], zero beyond each length; whether they were put back."""
+        content = self._encoded(CODES, codes_name(self._shard), codes_metadata(self._reader.shape), codes)
+        return self.put_back(codes_name(self._shard), content, sha256)
 
-    def write_codes(self, shard: int, codes: npt.NDArray[np.uint8]) -> None:
-        """codes: uint8 [rows of the shard, window, code_bytes], zero beyond each length."""
-        self.path(codes_name(shard))
-        self._write(CODES, codes_metadata(self._shape), shard, codes)
+    def put_back_lengths(self, lengths: npt.NDArray[np.int32], sha256: str) -> bool:
+        """lengths: int32 [rows of the shard]; whether they were put back."""
+        content = self._encoded(LENGTHS, lengths_name(self._shard), lengths_metadata(self._reader.shape), lengths)
+        return self.put_back(lengths_name(self._shard), content, sha256)
 
-    def write_lengths(self, shard: int, lengths: npt.NDArray[np.int32]) -> None:
-        """lengths: int32 [rows of the shard]."""
-        self.path(lengths_name(shard))
-        self._write(LENGTHS, lengths_metadata(self._shape), shard, lengths)
-
-    def _write(self, folder: str, metadata: dict[str, Any], shard: int, values: npt.NDArray[Any]) -> None:
-        import tensorstore as ts
-
-        start = shard * metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
-        context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
-        array = open_array(self.directory / folder, metadata, context)
-        with (
-            translated(self.directory, lambda text: StorageError(f"{self.directory}: {text}")),
-            ts.Transaction() as transaction,
-        ):
-            array.with_transaction(transaction)[start : start + len(values)].write(values).result()
-
-    def put_back(self, name: str, target: Path, sha256: str) -> bool:
-        """Moves the file `name` to `target` if it has the SHA-256 `sha256`; whether it had."""
-        made = self.directory / name
-        if sha256_file(made)[0] != sha256:
+    def put_back(self, name: str, content: bytes, sha256: str) -> bool:
+        """Makes `content` the segment's file `name` if it has the SHA-256 `sha256`; whether it had."""
+        if sha256_bytes(content) != sha256:
             return False
-        with translated(target, lambda text: StorageError(f"{target}: {text}")):
-            make_directories(target.parent)
-            os.replace(made, target)
-            sync_directory(target.parent)
+        self._reader.store.put(f"{self._reader.key}/{name}", content)
         return True
 
+    def _encoded(self, folder: str, name: str, metadata: dict[str, Any], values: npt.NDArray[Any]) -> bytes:
+        """The bytes of a Zarr shard with `values`, as a job would write them."""
+        import tensorstore as ts
 
-@contextmanager
-def scratch(memory: Path, shape: SegmentShape) -> Iterator[Scratch]:
-    """A scratch directory for shards of a segment of `shape`; a crash leaves a temporary name for vacuum."""
-    directory = memory / SEGMENTS / f"{TEMPORARY_PREFIX}repair-{secrets.token_hex(4)}"
-    make_directories(directory)
-    try:
-        yield Scratch(directory, shape)
-    finally:
-        with suppress(StorageError):  # a vacuum finds what stays behind
-            remove_tree(directory, within=memory)
+        apart = InMemoryStore(f"memory://shard-{secrets.token_hex(8)}")
+        try:
+            start = self._shard * metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+            array = open_array(apart, folder, metadata, UNCACHED)
+            with ts.Transaction() as transaction:
+                array.with_transaction(transaction)[start : start + len(values)].write(values).result()
+            return apart.read(name)
+        finally:
+            apart.forget()

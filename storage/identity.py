@@ -10,14 +10,14 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from .. import DamageError, GlimmerError, MismatchError, UsageError
 from .codecs import code_bytes, parse_spec, table_shapes
-from .files import read_regular, sha256_bytes, translated, write_atomic
+from .files import sha256_bytes, translated
 from .manifest import is_time
 from .segment_layout import is_sha256
+from .stores import Place, open_store
 
 IDENTITY = "memory.json"
 FORMAT_VERSION = 1
@@ -95,7 +95,7 @@ class Identity:
         return replace(self, created=other.created).to_bytes() == other.to_bytes()
 
     @classmethod
-    def parse(cls, content: bytes, path: Path | str = IDENTITY) -> Identity:
+    def parse(cls, content: bytes, path: str = IDENTITY) -> Identity:
         """The identity in `content`; `path` is for messages.
 
         Raises DamageError naming the key that is wrong, MismatchError if a newer Glimmer wrote the file.
@@ -118,7 +118,7 @@ class Identity:
         )
 
 
-def _damaged(path: Path | str) -> Callable[[str], GlimmerError]:
+def _damaged(path: str) -> Callable[[str], GlimmerError]:
     return lambda text: DamageError(f"{path}: {text}; restore the file from a copy of the memory")
 
 
@@ -136,7 +136,7 @@ def _no_constant(name: str) -> Any:
 class _Checker:
     """Checks a parsed memory.json key by key; every failure is a ValueError that names the key."""
 
-    def __init__(self, path: Path | str, record: Any) -> None:
+    def __init__(self, path: str, record: Any) -> None:
         self._path, self._record = path, record
 
     def whole(self) -> None:
@@ -240,44 +240,46 @@ class _Checker:
         raise ValueError(f"key {key} is {shown}" + (f", expected {expected}" if expected else ""))
 
 
-def read_identity(memory: Path, sha256: str | None = None) -> Identity:
+def read_identity(memory: Place, sha256: str | None = None) -> Identity:
     """The identity of the memory at `memory`, whose bytes must have the SHA-256 `sha256` where one is given.
 
     Raises UsageError if there is no memory there, DamageError or MismatchError as `Identity.parse`.
     """
-    path = memory / IDENTITY
+    store = open_store(memory)
+    path = store.name(IDENTITY)
     with translated(path, _damaged(path)):
         try:
-            content = read_regular(path, most=_MAX_BYTES)
+            content = store.read(IDENTITY, most=_MAX_BYTES)
         except (FileNotFoundError, NotADirectoryError):
-            if (memory / "passages" / "_delta_log").is_dir():
+            if store.names("passages/_delta_log"):
                 raise DamageError(f"{path}: the file is missing; restore it from a copy of the memory") from None
-            raise UsageError(f"{memory}: no memory here (memory.json is missing); `glimmer encode` makes one") from None
+            raise UsageError(
+                f"{store.location}: no memory here (memory.json is missing); `glimmer encode` makes one"
+            ) from None
     identity = Identity.parse(content, path)
     if sha256 is not None and sha256_bytes(content) != sha256:
         raise DamageError(f"{path}: not the file that the commit records; restore it from a copy of the memory")
     return identity
 
 
-def write_identity(memory: Path, identity: Identity) -> str:
+def write_identity(memory: Place, identity: Identity) -> str:
     """Writes memory.json once and returns its SHA-256; an equal file that is there already is kept.
 
     Raises MismatchError if another identity is there, UsageError if `identity` itself could not be read back.
     """
-    path, content = memory / IDENTITY, identity.to_bytes()
+    store, content = open_store(memory), identity.to_bytes()
     try:
-        Identity.parse(content, path)
+        Identity.parse(content, store.name(IDENTITY))
     except DamageError as error:
         raise UsageError(f"cannot write {error}") from error
-    if path.exists():
-        present = read_identity(memory)
-        if not present.agrees_with(identity):
-            raise MismatchError(
-                f"{memory}: {_difference(present, identity)}; use the same settings or another directory"
-            )
-        return sha256_bytes(read_regular(path, most=_MAX_BYTES))
-    write_atomic(path, content)
-    return sha256_bytes(content)
+    if not store.exists(IDENTITY) and store.put_if_absent(IDENTITY, content):
+        return sha256_bytes(content)
+    present = read_identity(store)
+    if not present.agrees_with(identity):
+        raise MismatchError(
+            f"{store.location}: {_difference(present, identity)}; use the same settings or another directory"
+        )
+    return sha256_bytes(store.read(IDENTITY, most=_MAX_BYTES))
 
 
 def _difference(present: Identity, wanted: Identity) -> str:

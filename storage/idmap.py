@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -27,8 +25,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .. import DamageError, UsageError
-from .files import damage, open_regular, sha256_bytes, translated, write_atomic
+from .files import damage, sha256_bytes, translated
 from .passage import is_passage_id
+from .stores import Store
 
 SCAN_COLUMNS = (
     "passage_id",
@@ -91,17 +90,18 @@ def _parse_column(column: pa.Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray
 
 
 def build_id_map(
-    path: Path,
+    store: Store,
+    key: str,
     batches: Iterable[pa.RecordBatch],
     *,
     rows: int,
     bases: Mapping[str, tuple[int, int]],
     content_sha256: str,
 ) -> None:
-    """Builds the id map of one version at `path`, whole or not at all. Memory: about 60 bytes a passage.
+    """Builds the id map of one version at `key`, whole or not at all. Memory: about 60 bytes a passage.
 
     Args:
-        path: file to write; its directory exists.
+        store, key: file to write.
         batches: the live rows, with the columns SCAN_COLUMNS, in any order.
         rows: how many there are.
         bases: segment id -> (first location, rows) as `segment_bases` gives them.
@@ -109,6 +109,7 @@ def build_id_map(
 
     Raises DamageError when an id occurs twice, a row lies outside its segment, or the number of rows is another one.
     """
+    path = store.name(key)
     columns: Columns = {
         name: np.zeros((rows, width) if width > 1 else rows, dtype) for name, (dtype, width) in _COLUMNS.items()
     }
@@ -127,7 +128,7 @@ def build_id_map(
         raise DamageError(f"{path}: the catalog holds {done} rows, its manifest counts {rows}")
     order = _order(columns)
     header = {"rows": rows, "articles": articles.count(), "content_sha256": content_sha256}
-    write_atomic(path, lambda file: _write(file, columns, order, header))
+    store.put(key, lambda file: _write(file, columns, order, header))
 
 
 def _fill(columns: Columns, where: slice, batch: pa.RecordBatch, bases: Mapping[str, tuple[int, int]]) -> None:
@@ -232,14 +233,13 @@ def segment_bases(rows: Mapping[str, int]) -> dict[str, tuple[int, int]]:
 class IdMap:
     """An open id map. Everything it returns has passed its block's checksum; IdMapDamageError is raised otherwise."""
 
-    def __init__(self, path: Path, *, content_sha256: str) -> None:
-        """Maps `path`; raises FileNotFoundError if absent, IdMapDamageError if damaged or of other content."""
-        self.path = path
-        with open_regular(path) as file:
-            head = file.read(_HEADER_BYTES)
-            size = os.fstat(file.fileno()).st_size
+    def __init__(self, store: Store, key: str, *, content_sha256: str) -> None:
+        """Maps the file at `key`; FileNotFoundError if absent, IdMapDamageError if damaged or of other content."""
+        self.path = path = store.name(key)
+        content = store.buffer(key)
         with translated(path, lambda text: IdMapDamageError(f"{path}: {text}")):
-            header = self._parse(head)
+            mapping = np.frombuffer(content, np.uint8)
+            header = self._parse(mapping[:_HEADER_BYTES].tobytes())
             if header["content_sha256"] != content_sha256:
                 raise IdMapDamageError(f"{path}: it belongs to another version")
             self.rows: int = header["rows"]
@@ -249,17 +249,16 @@ class IdMap:
             blocks = -(-self.rows // BLOCK)
             widths = {name: dtype.itemsize * width for name, (dtype, width) in _COLUMNS.items()}
             expected = _HEADER_BYTES + blocks * (BLOCK * sum(widths.values()) + 8 * len(_COLUMNS))
-            if size != expected:
-                raise IdMapDamageError(f"{path}: has {size} bytes, expected {expected}")
+            if len(mapping) != expected:
+                raise IdMapDamageError(f"{path}: has {len(mapping)} bytes, expected {expected}")
             self._columns: Columns = {}
-            mapping = np.memmap(path, np.uint8, "r") if blocks else np.zeros(_HEADER_BYTES, np.uint8)
             offset = _HEADER_BYTES
             for name, (dtype, width) in _COLUMNS.items():
                 end = offset + blocks * BLOCK * widths[name]
-                part = np.asarray(mapping[offset:end]).view(dtype)
+                part = mapping[offset:end].view(dtype)
                 self._columns[name] = part.reshape(-1, width) if width > 1 else part
                 offset = end
-            stored = np.asarray(mapping[offset:])
+            stored = mapping[offset:]
             if sha256_bytes(stored.tobytes()) != header["sums_sha256"]:
                 raise IdMapDamageError(f"{path}: its checksums are damaged")
             sums = stored.view("<u8").reshape(len(_COLUMNS), blocks)
@@ -346,10 +345,10 @@ class IdMap:
         return self._read("provenance", positions).astype(np.int32)
 
 
-def open_id_map(path: Path, *, content_sha256: str) -> IdMap | None:
-    """The id map at `path`, or None if there is none or it is not the one of `content_sha256`, whole."""
+def open_id_map(store: Store, key: str, *, content_sha256: str) -> IdMap | None:
+    """The id map at `key`, or None if there is none or it is not the one of `content_sha256`, whole."""
     try:
-        with translated(path, damage(path, "delete it; it is built again")):
-            return IdMap(path, content_sha256=content_sha256)
+        with translated(store.name(key), damage(store.name(key), "delete it; it is built again")):
+            return IdMap(store, key, content_sha256=content_sha256)
     except DamageError:
         return None

@@ -1,7 +1,7 @@
 """The ledger of a job under way: its plan, one small file a finished shard, a lock held by the process that runs it.
 
 A shard counts as done when its record is there, whole. Records are written after the shard's own files are flushed,
-each to a temporary name that is then renamed, so workers need no coordination and a crash costs the shards under way.
+each whole or not at all, so workers need no coordination and a crash costs the shards under way.
 Names carry the row counts: progress is one directory listing, from any thread or process.
 """
 
@@ -10,21 +10,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .. import ConflictError, DamageError, StorageError, UsageError
-from .files import make_directories, one_line, read_regular, sha256_bytes, storage_error, translated, write_atomic
-from .locks import held, is_held
+from .files import sha256_bytes, translated
 from .manifest import check_name
-from .paths import local_path
-from .removal import refuse_links, remove_file, remove_tree
 from .segment_layout import ShardRecord
+from .stores import Place, open_store
 
 JOBS = "jobs"
 _PLAN = "plan.json"
@@ -47,13 +43,14 @@ class Progress:
 class Ledger:
     """`jobs/<job>/` of the memory at `memory`. Holds no state, so any process may open it."""
 
-    def __init__(self, memory: Path | str, job: str) -> None:
+    def __init__(self, memory: Place, job: str) -> None:
         if not check_name(job):
             raise UsageError(f"job id {job!r} is not made of lower-case letters, digits and hyphens (at most 64)")
         self.job = job
-        self._memory = local_path(memory)
-        self.directory = self._memory / JOBS / job
-        self._shards = self.directory / _SHARDS
+        self.store = open_store(memory)
+        self.key = f"{JOBS}/{job}"
+        self.name = self.store.name(self.key)
+        self._shards = f"{self.key}/{_SHARDS}"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -62,46 +59,44 @@ class Ledger:
         Raises ConflictError at once if another process holds it, DamageError where one of the memory's directories is a
         link. Workers of the job do not take it.
         """
-        refuse_links(self._memory)
-        make_directories(self._shards)
-        with held(
-            self.directory / _LOCK,
-            busy=lambda holder: ConflictError(
-                f"{self.directory}: the job is being run by {holder}; wait for it to end"
-            ),
+        self.store.refuse_links()
+        with self.store.lock(
+            f"{self.key}/{_LOCK}",
+            busy=lambda holder: ConflictError(f"{self.name}: the job is being run by {holder}; wait for it to end"),
         ):
-            make_directories(self._shards)  # whoever held the lock before may have cleared the ledger
             yield
 
     @property
     def running(self) -> bool:
         """Whether a process holds the job's lock right now; writes nothing."""
-        return is_held(self.directory / _LOCK)
+        return self.store.is_locked(f"{self.key}/{_LOCK}")
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether planning has finished."""
+        return self.store.exists(f"{self.key}/{_PLAN}")
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
         """Records the finished plan, a JSON object; from then on planning need not be repeated."""
-        make_directories(self._shards)
-        write_atomic(self.directory / _PLAN, _sealed(plan))
-        _log.info("job %s: planned", self.directory.name)
+        self.store.put(f"{self.key}/{_PLAN}", _sealed(plan))
+        _log.info("job %s: planned", self.job)
 
     def read_plan(self) -> dict[str, Any] | None:
         """The plan, or None if planning has not finished; raises DamageError if the file is damaged."""
-        path = self.directory / _PLAN
-        with translated(
-            path, lambda text: DamageError(f"{path}: {text}; delete {self.directory} and run the job again")
-        ):
+        key = f"{self.key}/{_PLAN}"
+        name = self.store.name(key)
+        with translated(name, lambda text: DamageError(f"{name}: {text}; delete {self.name} and run the job again")):
             try:
-                plan = _opened(read_regular(path, most=_LARGEST_PLAN))
+                plan = _opened(self.store.read(key, most=_LARGEST_PLAN))
             except FileNotFoundError:
                 return None
-        _log.info("job %s: a plan is there, %d shards are done", self.directory.name, self.progress().shards)
+        _log.info("job %s: a plan is there, %d shards are done", self.job, self.progress().shards)
         return plan
 
     def write_fit(self, fit: Mapping[str, Any], tables: bytes) -> None:
         """Records that the codec was fitted: `tables`, and `fit`, a JSON object that says to what."""
-        make_directories(self._shards)
-        write_atomic(self.directory / _TABLES, tables)
-        write_atomic(self.directory / _FIT, _sealed({**fit, "tables_sha256": sha256_bytes(tables)}))
+        self.store.put(f"{self.key}/{_TABLES}", tables)
+        self.store.put(f"{self.key}/{_FIT}", _sealed({**fit, "tables_sha256": sha256_bytes(tables)}))
 
     def read_fit(self) -> tuple[dict[str, Any], bytes] | None:
         """What `write_fit` recorded, with `tables_sha256`; None if the fit has not finished or is not what was written.
@@ -109,16 +104,15 @@ class Ledger:
         A fit that is damaged is made again.
         """
         with contextlib.suppress(ValueError, RecursionError, FileNotFoundError, DamageError):
-            fit = _opened(read_regular(self.directory / _FIT, most=_LARGEST_RECORD))
-            tables = read_regular(self.directory / _TABLES, most=_LARGEST_TABLES)
+            fit = _opened(self.store.read(f"{self.key}/{_FIT}", most=_LARGEST_RECORD))
+            tables = self.store.read(f"{self.key}/{_TABLES}", most=_LARGEST_TABLES)
             if sha256_bytes(tables) == fit.get("tables_sha256"):
                 return fit, tables
         return None
 
     def record(self, record: ShardRecord) -> None:
         """Marks a shard as done; repeating it is harmless. Call it after `SegmentWriter.write_shard` returned."""
-        make_directories(self._shards)
-        write_atomic(self._shards / f"{record.shard}-{record.rows}.json", _sealed(record.to_json()))
+        self.store.put(f"{self._shards}/{record.shard}-{record.rows}.json", _sealed(record.to_json()))
         _log.debug("shard %d is done: %d rows, %d tokens", record.shard, record.rows, record.tokens)
 
     def records(self) -> dict[int, ShardRecord]:
@@ -126,7 +120,8 @@ class Ledger:
         found: dict[int, ShardRecord] = {}
         for name in self._names():
             with contextlib.suppress(ValueError, RecursionError, FileNotFoundError, DamageError):
-                record = ShardRecord.from_json(_opened(read_regular(self._shards / name, most=_LARGEST_RECORD)))
+                content = self.store.read(f"{self._shards}/{name}", most=_LARGEST_RECORD)
+                record = ShardRecord.from_json(_opened(content))
                 if name == f"{record.shard}-{record.rows}.json":
                     found[record.shard] = record
         return found
@@ -139,21 +134,16 @@ class Ledger:
     def forget(self) -> None:
         """Deletes plan, fit and records, not the lock that the caller holds: the job starts from nothing next time."""
         for name in (_PLAN, _FIT, _TABLES):
-            remove_file(self.directory / name, within=self._memory)
-        remove_tree(self._shards, within=self._memory)
+            self.store.delete(f"{self.key}/{name}")
+        self.store.delete_tree(self._shards)
 
     def clear(self) -> None:
         """Deletes the ledger, when the job's commit is in the history."""
         with contextlib.suppress(StorageError):  # a vacuum finds what stays behind
-            remove_tree(self.directory, within=self._memory)
+            self.store.delete_tree(self.key)
 
     def _names(self) -> list[str]:
-        try:
-            return [name for name in os.listdir(self._shards) if _RECORD_NAME.fullmatch(name)]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise storage_error(self._shards, error) or StorageError(f"{self._shards}: {one_line(error)}") from error
+        return [name for name in self.store.names(self._shards) if _RECORD_NAME.fullmatch(name)]
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:

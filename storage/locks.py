@@ -1,7 +1,8 @@
-"""File locks: one process at a time for a job, and commits kept apart from a vacuum.
+"""Locks: one process at a time for a job, and commits kept apart from a vacuum.
 
-The kernel holds them (`flock`) and lets go when the process ends, however it ends, so nothing stale is ever left. A
-lock file may be deleted by whoever holds it: the next holder checks that what it locked is still the file of that name.
+Locks on files are held by the kernel (`flock`), which lets go when the process ends, however it ends, so nothing stale
+is ever left. A lock file may be deleted by whoever holds it: the next holder checks that what it locked is still the
+file of that name. `NamedLocks` are the same between the threads of one process, for memories that have no files.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import errno
 import fcntl
 import os
 import socket
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -78,3 +81,41 @@ def is_held(path: Path) -> bool:
                 raise
             return True
         return False
+
+
+class NamedLocks:
+    """Locks by name between the threads of this process, with the rules of `held`."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._sharing: Counter[str] = Counter()
+        self._alone: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def held(
+        self, name: str, *, busy: Callable[[str], GlimmerError], shared: bool = False, wait: bool = False
+    ) -> Iterator[None]:
+        """Holds the lock `name` until the block ends; arguments and errors are those of the function `held`."""
+        with self._changed:
+            while name in self._alone or (not shared and self._sharing[name]):
+                if not wait:
+                    raise busy(self._alone.get(name, "another thread"))
+                self._changed.wait()
+            if shared:
+                self._sharing[name] += 1
+            else:
+                self._alone[name] = threading.current_thread().name
+        try:
+            yield
+        finally:
+            with self._changed:
+                if shared:
+                    self._sharing[name] -= 1
+                else:
+                    del self._alone[name]
+                self._changed.notify_all()
+
+    def is_held(self, name: str) -> bool:
+        """Whether a thread holds the lock `name` alone."""
+        with self._changed:
+            return name in self._alone

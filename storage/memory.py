@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,15 +23,15 @@ from .. import DamageError, GlimmerError, MismatchError, StorageError, UsageErro
 from . import version_indexes as index
 from .catalog import Catalog
 from .codecs import Codec, codec_from_spec, tables_from_bytes, tables_to_bytes
-from .files import damage, make_directories, read_regular, sha256_bytes, translated, write_atomic
+from .files import damage, sha256_bytes, translated
 from .identity import Identity, read_identity, write_identity
 from .idmap import IdMap, IdMapDamageError, segment_bases
 from .manifest import CatalogFile, Manifest, SegmentEntry
 from .passage import Passage
-from .paths import local_path
 from .segment_layout import SegmentShape
 from .segment_reader import RowDamageError, SegmentReader
 from .segment_writer import SealedSegment
+from .stores import Place, Store, open_store
 
 TABLES = "codec/tables.safetensors"
 _LARGEST_TABLES = 1 << 30
@@ -47,13 +45,13 @@ class Memory:
     Safe to use from several threads for reading.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, identity: Identity, codec: Codec) -> None:
-        self.directory = path
+    def __init__(self, store: Store, manifest: Manifest, identity: Identity, codec: Codec) -> None:
+        self.store, self.location = store, store.location
         self.manifest = manifest
         self.identity = identity
         self.codec = codec
         self.window = identity.passages.window
-        self.catalog = Catalog(path)
+        self.catalog = Catalog(store)
         bases = segment_bases({name: entry.rows for name, entry in manifest.segments.items()})
         self._names = list(bases)
         self._firsts = np.array([first for first, _ in bases.values()], np.int64)
@@ -62,46 +60,42 @@ class Memory:
     # Opening and creating.
 
     @classmethod
-    def create(
-        cls, path: str | os.PathLike[str], identity: Identity, tables: Mapping[str, npt.NDArray[Any]] | None = None
-    ) -> Memory:
+    def create(cls, path: Place, identity: Identity, tables: Mapping[str, npt.NDArray[Any]] | None = None) -> Memory:
         """Creates an empty memory (version 0) at `path`; if an equal one is there already, opens it.
 
         Args:
-            path: a directory, made if absent.
+            path: a directory, made if absent, or another place that `open_store` knows.
             identity: what the memory is; its `tables_sha256` is filled in here.
             tables: the codec's arrays.
 
         Raises MismatchError if another memory is there, UsageError for an identity that cannot be, StorageError.
         """
-        path, tables = local_path(path), tables or {}
-        catalog = Catalog(path)
-        make_directories(path)
+        store, tables = open_store(path), tables or {}
+        catalog = Catalog(store)
         content = tables_to_bytes(tables)
         identity = replace(identity, tables_sha256=sha256_bytes(content) if tables else "")
         codec_from_spec(identity.codec, tables)
-        digest = write_identity(path, identity)
-        if tables and not (path / TABLES).exists():
-            make_directories((path / TABLES).parent)
-            write_atomic(path / TABLES, content)
+        digest = write_identity(store, identity)
+        if tables and not store.exists(TABLES):
+            store.put(TABLES, content)
         catalog.create(identity_sha256=digest)
-        return cls.open(path)
+        return cls.open(store)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], version: int | None = None, *, check: bool = True) -> Memory:
+    def open(cls, path: Place, version: int | None = None, *, check: bool = True) -> Memory:
         """Opens `version` (default: the newest) of the memory at `path`.
 
         With `check`, sizes of all files of all live segments are compared with what was recorded, by one listing a
         directory. Raises UsageError if there is no such memory or version, DamageError if something is not as it was
         committed, MismatchError if a newer Glimmer wrote it. A version that was vacuumed is a UsageError that says so.
         """
-        path = local_path(path)
-        read_identity(path)  # a sound message first when this is no memory at all
-        catalog = Catalog(path)
+        store = open_store(path)
+        read_identity(store)  # a sound message first when this is no memory at all
+        catalog = Catalog(store)
         manifest = catalog.manifest(version)
         catalog.check_present(manifest)
-        identity = read_identity(path, manifest.identity_sha256)
-        memory = cls(path, manifest, identity, codec_from_spec(identity.codec, read_tables(path, identity)))
+        identity = read_identity(store, manifest.identity_sha256)
+        memory = cls(store, manifest, identity, codec_from_spec(identity.codec, read_tables(store, identity)))
         if check:
             memory._check_sizes()
         return memory
@@ -109,7 +103,7 @@ class Memory:
     def _reader(self, name: str) -> SegmentReader:
         entry = self.manifest.segments[name]
         shape = SegmentShape(rows=entry.rows, window=self.window, code_bytes=self.codec.code_bytes)
-        return SegmentReader(self.directory, name, shape, entry.digests_sha256)
+        return SegmentReader(self.store, name, shape, entry.digests_sha256)
 
     def _check_sizes(self) -> None:
         for reader in self._readers:
@@ -117,8 +111,8 @@ class Memory:
             if wrong:
                 more = f" and {len(wrong) - 1} more files" if len(wrong) > 1 else ""
                 raise DamageError(
-                    f"{self.directory}: segment {reader.segment}, shard {wrong[0][0]}: {wrong[0][1]}{more}; "
-                    f"run `glimmer verify {self.directory}`, then `glimmer repair {self.directory}`"
+                    f"{self.location}: segment {reader.segment}, shard {wrong[0][0]}: {wrong[0][1]}{more}; "
+                    f"run `glimmer verify {self.location}`, then `glimmer repair {self.location}`"
                 )
 
     # What is there.
@@ -154,9 +148,9 @@ class Memory:
         return self._readers
 
     @property
-    def index_directory(self) -> Path:
-        """`indexes/<version>/`, for indexes derived from this version; may not exist, may be read-only."""
-        return index.index_directory(self.directory, self.version)
+    def index_key(self) -> str:
+        """`indexes/<version>`, for indexes derived from this version; may not exist, may be read-only."""
+        return index.index_key(self.version)
 
     def history(self) -> list[Manifest]:
         """All versions, newest first."""
@@ -192,7 +186,7 @@ class Memory:
         absent = np.flatnonzero(positions < 0)
         if len(absent) and missing == "error":
             raise MismatchError(
-                f"{self.directory}: passage {ids[int(absent[0])]} is not in version {self.version}"
+                f"{self.location}: passage {ids[int(absent[0])]} is not in version {self.version}"
                 f"{f' (nor are {len(absent) - 1} others)' if len(absent) > 1 else ''}; "
                 "use candidates made from this version"
             )
@@ -210,8 +204,8 @@ class Memory:
         if len(counts) and int(counts.max()) > self.window:
             name = self.ids(where[[int(counts.argmax())]])[0]
             raise DamageError(
-                f"{self.directory}: passage {name}: by the catalog it has {int(counts.max())} tokens, more than the "
-                f"window of {self.window}; run `glimmer verify {self.directory}`"
+                f"{self.location}: passage {name}: by the catalog it has {int(counts.max())} tokens, more than the "
+                f"window of {self.window}; run `glimmer verify {self.location}`"
             )
         return counts
 
@@ -239,7 +233,9 @@ class Memory:
     def _inside(self, locations: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         rows = sum(entry.rows for entry in self.manifest.segments.values())
         if len(locations) and int(locations.max()) >= rows:
-            raise IdMapDamageError(f"{self.index_directory}: the id map points beyond the {rows} rows that there are")
+            raise IdMapDamageError(
+                f"{self.store.name(self.index_key)}: the id map points beyond the {rows} rows that there are"
+            )
         return locations
 
     def _positions(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -247,7 +243,7 @@ class Memory:
         if where.ndim != 1 or (where.size and not np.issubdtype(where.dtype, np.integer)):
             raise UsageError(f"positions must be a vector of integers, not {where.dtype} {where.shape}")
         if where.size and (int(where.min()) < 0 or int(where.max()) >= self.passages):
-            raise UsageError(f"{self.directory}: version {self.version} has positions 0 to {self.passages - 1} only")
+            raise UsageError(f"{self.location}: version {self.version} has positions 0 to {self.passages - 1} only")
         return where.astype(np.int64, copy=False)
 
     # Reading.
@@ -329,8 +325,8 @@ class Memory:
         if not isinstance(error, RowDamageError):
             return error
         return DamageError(
-            f"{self.directory}: passage {passage or self._passage_at(error)}: {error}; "
-            f"run `glimmer repair {self.directory}`"
+            f"{self.location}: passage {passage or self._passage_at(error)}: {error}; "
+            f"run `glimmer repair {self.location}`"
         )
 
     def _passage_at(self, error: RowDamageError) -> str:
@@ -343,20 +339,21 @@ class Memory:
         return "(not live)"
 
 
-def read_tables(memory: Path, identity: Identity) -> dict[str, npt.NDArray[Any]]:
+def read_tables(memory: Place, identity: Identity) -> dict[str, npt.NDArray[Any]]:
     """The codec's arrays, whose file must have the SHA-256 in memory.json; raises DamageError."""
     if not identity.tables_sha256:
         return {}
-    path = memory / TABLES
+    store = open_store(memory)
+    path = store.name(TABLES)
     with translated(path, damage(path, "restore it from a copy of the memory")):
-        content = read_regular(path, most=_LARGEST_TABLES)
+        content = store.read(TABLES, most=_LARGEST_TABLES)
         if sha256_bytes(content) != identity.tables_sha256:
             raise DamageError(f"{path}: not the file that memory.json records; restore it from a copy of the memory")
         return tables_from_bytes(content)
 
 
 def commit(
-    memory: Path | str,
+    memory: Place,
     *,
     base: int,
     job: str,
@@ -390,11 +387,11 @@ def commit(
             prepare=preparation.build,
         )
         preparation.install(manifest)
-    _log.info("%s: version %d committed by %s", memory, manifest.version, job)
+    _log.info("%s: version %d committed by %s", catalog.memory, manifest.version, job)
     return manifest
 
 
-def rollback(memory: Path | str, *, to: int, base: int, job: str) -> Manifest:
+def rollback(memory: Place, *, to: int, base: int, job: str) -> Manifest:
     """Makes version `base + 1` show what version `to` showed; see `Catalog.rollback`.
 
     Passages that come and go are counted one by one, unless one of the two versions cannot be read.
@@ -407,7 +404,7 @@ def rollback(memory: Path | str, *, to: int, base: int, job: str) -> Manifest:
             rows = _lacking(after, before), _lacking(before, after)
         manifest = catalog.rollback(to=to, base=base, job=job, rows=rows, prepare=preparation.build)
         preparation.install(manifest)
-    _log.info("%s: version %d committed, which shows version %d", memory, manifest.version, to)
+    _log.info("%s: version %d committed, which shows version %d", catalog.memory, manifest.version, to)
     return manifest
 
 

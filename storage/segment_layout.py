@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .. import DamageError, UsageError
@@ -42,13 +41,13 @@ def is_segment_id(name: str) -> bool:
     return _SEGMENT_ID.fullmatch(name) is not None
 
 
-def segment_directory(memory: Path, segment: str) -> Path:
-    """`memory/segments/<segment>`; a name that could leave the directory, read from a damaged catalog, is damage."""
+def segment_key(segment: str, location: object) -> str:
+    """`segments/<segment>`; a name that could lead elsewhere, read from a damaged catalog, is damage at `location`."""
     if _SEGMENT_ID.fullmatch(segment) is None:
         raise DamageError(
-            f"{memory}: the catalog names an impossible segment {segment!r}; run `glimmer verify {memory}`"
+            f"{location}: the catalog names an impossible segment {segment!r}; run `glimmer verify {location}`"
         )
-    return memory / SEGMENTS / segment
+    return f"{SEGMENTS}/{segment}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +29,11 @@ from .segment_layout import (
     codes_name,
     lengths_metadata,
     lengths_name,
-    segment_directory,
+    segment_key,
     text_name,
 )
 from .segment_writer import open_array, read_digests, wrong_sizes
+from .stores import Store
 from .text_shards import TextShard
 
 _OPEN_TEXT_SHARDS = 256
@@ -51,22 +51,16 @@ class RowDamageError(DamageError):
         return self.row // SHARD_ROWS
 
 
-@lru_cache(maxsize=1)
-def read_context() -> Any:
-    """TensorStore's resources for reading, one set a process.
+READING: Final = {
+    "cache_pool": {"total_bytes_limit": 0},
+    "data_copy_concurrency": {"limit": 1},
+    "file_io_concurrency": {"limit": 32},
+}
+"""TensorStore's resources for reading, one set a process.
 
-    No cache pool (a passage is rarely read twice), one thread to copy (more only contend), and enough reads in flight
-    to keep a disk busy: with the default of four, cold random reads took 1.4 times as long as with 32.
-    """
-    import tensorstore as ts
-
-    return ts.Context(
-        {
-            "cache_pool": {"total_bytes_limit": 0},
-            "data_copy_concurrency": {"limit": 1},
-            "file_io_concurrency": {"limit": 32},
-        }
-    )
+No cache pool (a passage is rarely read twice), one thread to copy (more only contend), and enough reads in flight to
+keep a disk busy: with the default of four, cold random reads took 1.4 times as long as with 32.
+"""
 
 
 @dataclass
@@ -80,16 +74,16 @@ class SegmentReader:
     """One sealed segment. Opening touches no file; arrays are opened on the first read. Safe to use from many threads.
 
     Args:
-        memory: the memory's directory.
+        store: where the memory is.
         segment: the segment's id.
         shape: rows, window and code bytes, from manifest and memory.json.
         digests_sha256: SHA-256 of `digests.arrow` as the manifest records it.
     """
 
-    def __init__(self, memory: Path, segment: str, shape: SegmentShape, digests_sha256: str) -> None:
-        self.segment, self.shape = segment, shape
-        self.directory = segment_directory(memory, segment)
-        self._remedy = f"run `glimmer repair {memory}`"
+    def __init__(self, store: Store, segment: str, shape: SegmentShape, digests_sha256: str) -> None:
+        self.store, self.segment, self.shape = store, segment, shape
+        self.key = segment_key(segment, store.location)
+        self._remedy = f"run `glimmer repair {store.location}`"
         self._digests_sha256 = digests_sha256
         self._lock = threading.Lock()
         self._texts: OrderedDict[int, TextShard] = OrderedDict()
@@ -98,23 +92,23 @@ class SegmentReader:
     @cached_property
     def records(self) -> list[ShardRecord]:
         """What the job that wrote the segment recorded of each shard; raises DamageError if that is not readable."""
-        path = self.directory / DIGESTS
-        records = read_digests(path, self._digests_sha256, self._remedy, shards=self.shape.shards)
+        key = f"{self.key}/{DIGESTS}"
+        records = read_digests(self.store, key, self._digests_sha256, self._remedy, shards=self.shape.shards)
         if [record.rows for record in records] != [self.shape.shard_rows(n) for n in range(self.shape.shards)]:
-            raise DamageError(f"{path}: its shards are not those of {self.shape}; {self._remedy}")
+            raise DamageError(f"{self.store.name(key)}: its shards are not those of {self.shape}; {self._remedy}")
         return records
 
     @cached_property
     def _codes_array(self) -> Any:
-        return open_array(self.directory / CODES, codes_metadata(self.shape), read_context())
+        return open_array(self.store, f"{self.key}/{CODES}", codes_metadata(self.shape), READING)
 
     @cached_property
     def _lengths_array(self) -> Any:
-        return open_array(self.directory / LENGTHS, lengths_metadata(self.shape), read_context())
+        return open_array(self.store, f"{self.key}/{LENGTHS}", lengths_metadata(self.shape), READING)
 
     def wrong_sizes(self) -> list[tuple[int, str]]:
         """(shard, what is wrong) for every file that is missing or of another size; one listing a directory."""
-        return wrong_sizes(self.directory, self.records)
+        return wrong_sizes(self.store, self.key, self.records)
 
     def start(
         self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.uint8], target: npt.NDArray[np.int64]
@@ -200,12 +194,12 @@ class SegmentReader:
             except ValueError as specific:
                 return self._row_damage(row, codes_name(row // SHARD_ROWS), specific)
         # It can be read now: the disk or the network failed for a moment.
-        return storage_error(self.directory, error) or StorageError(f"{self.directory}: {one_line(error)}")
+        where = self.store.name(self.key)
+        return storage_error(where, error) or StorageError(f"{where}: {one_line(error)}")
 
     def _row_damage(self, row: int, name: str, error: Exception) -> Exception:
-        return storage_error(self.directory / name, error) or RowDamageError(
-            self.segment, row, f"{name}: {one_line(error)}"
-        )
+        where = self.store.name(f"{self.key}/{name}")
+        return storage_error(where, error) or RowDamageError(self.segment, row, f"{name}: {one_line(error)}")
 
     def passage(self, row: int) -> Passage:
         """The passage in `row` as planned, checksum checked; raises RowDamageError."""
@@ -216,11 +210,15 @@ class SegmentReader:
             raise RowDamageError(self.segment, row, str(error)) from error
         return passage
 
+    def open_text(self, shard: int) -> TextShard:
+        """The text of `shard`, opened anew; raises DamageError."""
+        return TextShard(self.store, f"{self.key}/{text_name(shard)}", self._remedy)
+
     def _text_shard(self, shard: int) -> TextShard:
         with self._lock:
             text = self._texts.pop(shard, None)
             if text is None:
-                text = TextShard(self.directory / text_name(shard), self._remedy)
+                text = self.open_text(shard)
                 if text.rows != self.shape.shard_rows(shard):
                     raise DamageError(f"{text.path}: has {text.rows} rows, expected {self.shape.shard_rows(shard)}")
             self._texts[shard] = text

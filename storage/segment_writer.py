@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,8 @@ import pyarrow as pa
 
 from .. import ConflictError, DamageError, StorageError, UsageError
 from .arrow_messages import read_single_batch
-from .files import listed_sizes, make_directories, read_regular, sha256_bytes, sha256_file, translated, write_atomic
+from .files import sha256_bytes, translated
 from .passage import SHARD_ROWS, Passage
-from .paths import local_path
 from .segment_layout import (
     CODES,
     DIGESTS,
@@ -38,7 +36,8 @@ from .segment_layout import (
     metadata_files,
     text_name,
 )
-from .text_shards import TextShard, write_text_shard
+from .stores import Place, Store, open_store
+from .text_shards import TextShard, text_shard
 
 _DIGEST_FIELDS = [
     pa.field(name, pa.string() if name.endswith("sha256") else pa.int64(), nullable=False)
@@ -46,6 +45,9 @@ _DIGEST_FIELDS = [
 ]
 DIGEST_SCHEMA = pa.schema(_DIGEST_FIELDS)
 """Columns of `digests.arrow`: the fields of ShardRecord, one row a shard, in shard order."""
+
+UNCACHED: Final = {"cache_pool": {"total_bytes_limit": 0}}
+"""Settings of a TensorStore context in which shards are written: each is written once."""
 
 _DIGESTS_BYTES, _DIGEST_BYTES = 1 << 16, 512
 """`digests.arrow` has at most so many bytes, and so many for each shard."""
@@ -68,40 +70,47 @@ class SegmentWriter:
     Safe to open again after a crash, and from many processes as long as no two write the same shard at once.
     """
 
-    def __init__(self, memory: Path | str, segment: str) -> None:
-        self.memory = local_path(memory)
+    def __init__(self, memory: Place, segment: str) -> None:
+        self.store = open_store(memory)
         self.segment = check_segment_id(segment)
-        self.directory = self.memory / SEGMENTS / segment
+        self.key = f"{SEGMENTS}/{segment}"
+        self.name = self.store.name(self.key)
         self._shape: SegmentShape | None = None
         self._arrays: tuple[Any, Any] | None = None
 
     @property
     def sealed(self) -> bool:
         """Whether the segment is finished; nothing can be written to it then."""
-        return (self.directory / DIGESTS).exists()
+        return self.store.exists(f"{self.key}/{DIGESTS}")
 
     def _check_open(self) -> None:
         if self.sealed:
-            raise ConflictError(f"{self.directory}: the segment is sealed; a sealed segment is never written again")
+            raise ConflictError(f"{self.name}: the segment is sealed; a sealed segment is never written again")
 
     # Planning: text.
 
     def write_text(self, shard: int, passages: Sequence[Passage]) -> None:
         """Writes the text of `shard` (rows `shard * 1024 …`): 1,024 passages, fewer only in the last shard."""
         self._check_open()
-        make_directories(self.directory / TEXT)
-        write_text_shard(self.directory / text_name(shard), passages)
+        self.store.put(f"{self.key}/{text_name(shard)}", text_shard(passages))
 
     def read_text(self, shard: int) -> list[Passage]:
         """The passages of `shard` as planned, each row's checksum checked."""
-        return TextShard(self.directory / text_name(shard), "plan the job again").passages()
+        return self._text(shard).passages()
+
+    def discard(self) -> None:
+        """Deletes the segment, which no commit names."""
+        self.store.delete_tree(self.key)
+
+    def _text(self, shard: int) -> TextShard:
+        return TextShard(self.store, f"{self.key}/{text_name(shard)}", "plan the job again")
 
     def read_rows(self, rows: Sequence[int]) -> list[Passage]:
         """The passages in `rows`, ascending, as planned, each checked; opens only the shards that hold them."""
         return [
             shard.passage(row % SHARD_ROWS)
             for number, group in itertools.groupby(rows, key=lambda row: row // SHARD_ROWS)
-            for shard in (TextShard(self.directory / text_name(number), "plan the job again"),)
+            for shard in (self._text(number),)
             for row in group
         ]
 
@@ -113,14 +122,14 @@ class SegmentWriter:
         Raises ConflictError when the segment already has another shape.
         """
         shape = SegmentShape(rows=rows, window=window, code_bytes=code_bytes)
-        make_directories(self.directory / CODES)
-        make_directories(self.directory / LENGTHS)
         for name, content in metadata_files(shape).items():
-            path = self.directory / name
-            if not path.exists():
-                write_atomic(path, content)
-            elif read_regular(path, most=len(content) + 4096) != content:
-                raise ConflictError(f"{path}: the segment exists with another shape; start the job under another id")
+            key = f"{self.key}/{name}"
+            if not self.store.exists(key):
+                self.store.put(key, content)
+            elif self.store.read(key, most=len(content) + 4096) != content:
+                raise ConflictError(
+                    f"{self.store.name(key)}: the segment exists with another shape; start the job under another id"
+                )
         self._shape, self._arrays = shape, None
 
     def write_shard(self, shard: int, codes: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int32]) -> ShardRecord:
@@ -136,30 +145,29 @@ class SegmentWriter:
         file system refuses; nothing of the shard is visible then, or the whole of an earlier equal write.
         """
         if self._shape is None:
-            raise UsageError(f"{self.directory}: create_arrays comes before write_shard")
+            raise UsageError(f"{self.name}: create_arrays comes before write_shard")
         self._check_open()
         shape, rows = self._shape, self._shape.shard_rows(shard)
         if codes.dtype != np.uint8 or codes.shape != (rows, shape.window, shape.code_bytes):
             raise UsageError(
-                f"{self.directory}: shard {shard} takes uint8 {(rows, shape.window, shape.code_bytes)}, "
+                f"{self.name}: shard {shard} takes uint8 {(rows, shape.window, shape.code_bytes)}, "
                 f"not {codes.dtype} {codes.shape}"
             )
         if lengths.shape != (rows,) or not np.issubdtype(lengths.dtype, np.integer):
-            raise UsageError(f"{self.directory}: shard {shard} takes {rows} integer lengths, not {lengths.shape}")
-        text_path = self.directory / text_name(shard)
-        if not np.array_equal(TextShard(text_path, "plan the job again").lengths(), lengths):
-            raise UsageError(f"{self.directory}: lengths of shard {shard} are not those of its text")
+            raise UsageError(f"{self.name}: shard {shard} takes {rows} integer lengths, not {lengths.shape}")
+        if not np.array_equal(self._text(shard).lengths(), lengths):
+            raise UsageError(f"{self.name}: lengths of shard {shard} are not those of its text")
         if int(lengths.min()) < 1 or int(lengths.max()) > shape.window:
-            raise UsageError(f"{self.directory}: shard {shard} has a passage outside 1..{shape.window} tokens")
+            raise UsageError(f"{self.name}: shard {shard} has a passage outside 1..{shape.window} tokens")
         import tensorstore as ts
 
         codes = _zero_beyond(codes, lengths)
         start = shard * SHARD_ROWS
         codes_array, lengths_array = self._open_arrays()
         for array, values in ((codes_array, codes), (lengths_array, lengths.astype(np.int32, copy=False))):
-            # One transaction makes one write of the whole shard object, to a temporary name, flushed, then renamed.
+            # One transaction makes one write of the whole shard object: locally to a temporary name, flushed, renamed.
             with (
-                translated(self.directory, lambda text: StorageError(f"{self.directory}: shard {shard}: {text}")),
+                translated(self.name, lambda text: StorageError(f"{self.name}: shard {shard}: {text}")),
                 ts.Transaction() as transaction,
             ):
                 array.with_transaction(transaction)[start : start + rows].write(values).result()
@@ -168,10 +176,10 @@ class SegmentWriter:
     def record(self, shard: int, tokens: int) -> ShardRecord:
         """Sizes and digests of the files of `shard` as they are on disk now."""
         if self._shape is None:
-            raise UsageError(f"{self.directory}: create_arrays comes before record")
+            raise UsageError(f"{self.name}: create_arrays comes before record")
         names = (codes_name(shard), lengths_name(shard), text_name(shard))
-        with translated(self.directory, lambda text: StorageError(f"{self.directory}: shard {shard}: {text}")):
-            codes, lengths, text = (sha256_file(self.directory / name) for name in names)
+        with translated(self.name, lambda text: StorageError(f"{self.name}: shard {shard}: {text}")):
+            codes, lengths, text = (self.store.sha256(f"{self.key}/{name}") for name in names)
         return ShardRecord(
             shard=shard,
             rows=self._shape.shard_rows(shard),
@@ -186,13 +194,10 @@ class SegmentWriter:
 
     def _open_arrays(self) -> tuple[Any, Any]:
         if self._arrays is None:
-            import tensorstore as ts
-
             assert self._shape is not None
-            context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
             self._arrays = (
-                open_array(self.directory / CODES, codes_metadata(self._shape), context),
-                open_array(self.directory / LENGTHS, lengths_metadata(self._shape), context),
+                open_array(self.store, f"{self.key}/{CODES}", codes_metadata(self._shape), UNCACHED),
+                open_array(self.store, f"{self.key}/{LENGTHS}", lengths_metadata(self._shape), UNCACHED),
             )
         return self._arrays
 
@@ -204,28 +209,28 @@ class SegmentWriter:
         Idempotent for equal records. Raises DamageError naming the first shard that is missing or of another size.
         """
         if self._shape is None:
-            raise UsageError(f"{self.directory}: create_arrays comes before seal")
+            raise UsageError(f"{self.name}: create_arrays comes before seal")
         by_shard = {record.shard: record for record in records}
         expected = range(self._shape.shards)
         missing = [shard for shard in expected if shard not in by_shard]
         if missing or len(by_shard) != len(expected):
             raise DamageError(
-                f"{self.directory}: {len(missing)} of {len(expected)} shards have no record"
+                f"{self.name}: {len(missing)} of {len(expected)} shards have no record"
                 f"{f', first {missing[0]}' if missing else ''}; run the same command again"
             )
         ordered = [by_shard[shard] for shard in expected]
-        wrong = next(iter(wrong_sizes(self.directory, ordered)), None)
+        wrong = next(iter(wrong_sizes(self.store, self.key, ordered)), None)
         if wrong is not None:
-            raise DamageError(f"{self.directory}: shard {wrong[0]}: {wrong[1]}; run the same command again")
+            raise DamageError(f"{self.name}: shard {wrong[0]}: {wrong[1]}; run the same command again")
         for record in ordered:
             if record.rows != self._shape.shard_rows(record.shard):
-                raise DamageError(f"{self.directory}: shard {record.shard} has {record.rows} rows in its record")
+                raise DamageError(f"{self.name}: shard {record.shard} has {record.rows} rows in its record")
         content = digest_file(ordered)
-        path = self.directory / DIGESTS
-        if path.exists() and read_regular(path, most=2 * len(content)) != content:
-            raise ConflictError(f"{path}: the segment is sealed with other shards")
-        if not path.exists():
-            write_atomic(path, content)
+        key = f"{self.key}/{DIGESTS}"
+        if not self.store.exists(key):
+            self.store.put(key, content)
+        elif self.store.read(key, most=2 * len(content)) != content:
+            raise ConflictError(f"{self.store.name(key)}: the segment is sealed with other shards")
         return SealedSegment(
             segment=self.segment,
             rows=self._shape.rows,
@@ -235,22 +240,25 @@ class SegmentWriter:
         )
 
 
-def open_array(directory: Path, metadata: dict[str, Any], context: Any) -> Any:
-    """The Zarr array at `directory` through TensorStore; its metadata is given, so a bad `zarr.json` cannot mislead."""
+def open_array(store: Store, key: str, metadata: dict[str, Any], settings: Mapping[str, Any]) -> Any:
+    """The Zarr array at `key` through TensorStore, in a context of `settings`.
+
+    Its metadata is given, so a bad `zarr.json` cannot mislead.
+    """
     import tensorstore as ts
 
     spec = {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{directory}/"},
+        "kvstore": store.kvstore(key),
         "metadata": metadata,
         "store_data_equal_to_fill_value": True,  # or an all-zero chunk would be left out …
         "fill_missing_data_reads": False,  # … and a missing chunk would read as zeros
     }
-    with translated(directory, lambda text: StorageError(f"{directory}: {text}")):
-        return ts.open(spec, open=True, assume_metadata=True, context=context).result()
+    with store.refusals(key):
+        return ts.open(spec, open=True, assume_metadata=True, context=store.context(settings)).result()
 
 
-def wrong_sizes(directory: Path, records: Sequence[ShardRecord]) -> list[tuple[int, str]]:
+def wrong_sizes(store: Store, segment_key: str, records: Sequence[ShardRecord]) -> list[tuple[int, str]]:
     """(shard, what is wrong) for every file of `records` that is missing or of another size; one listing a folder."""
     found: list[tuple[int, str]] = []
     for folder, name, size in (
@@ -258,15 +266,16 @@ def wrong_sizes(directory: Path, records: Sequence[ShardRecord]) -> list[tuple[i
         (LENGTHS, lengths_name, "lengths_bytes"),
         (TEXT, text_name, "text_bytes"),
     ):
-        sizes = listed_sizes(directory / folder)
+        listed = store.entries(f"{segment_key}/{folder}")
+        sizes = {entry.name: entry.size for entry in listed if entry.kind == "file"}
         skip = len(folder) + 1
         for record in records:
-            key, wanted = name(record.shard), getattr(record, size)
-            present = sizes.get(key[skip:])
+            file, wanted = name(record.shard), getattr(record, size)
+            present = sizes.get(file[skip:])
             if present is None:
-                found.append((record.shard, f"{key} is missing"))
+                found.append((record.shard, f"{file} is missing"))
             elif present != wanted:
-                found.append((record.shard, f"{key} has {present} bytes, expected {wanted}"))
+                found.append((record.shard, f"{file} has {present} bytes, expected {wanted}"))
     return sorted(found)
 
 
@@ -287,13 +296,14 @@ def digest_file(records: Sequence[ShardRecord]) -> bytes:
     return sink.getvalue()
 
 
-def read_digests(path: Path, sha256: str, remedy: str, *, shards: int) -> list[ShardRecord]:
-    """The records in the `digests.arrow` at `path`, whose SHA-256 must be `sha256`; raises DamageError otherwise.
+def read_digests(store: Store, key: str, sha256: str, remedy: str, *, shards: int) -> list[ShardRecord]:
+    """The records in the `digests.arrow` at `key`, whose SHA-256 must be `sha256`; raises DamageError otherwise.
 
     `shards` is how many there are to be: a file that is far too large for them is not read.
     """
+    path = store.name(key)
     with translated(path, lambda text: DamageError(f"{path}: {text}; {remedy}")):
-        content = read_regular(path, most=_DIGESTS_BYTES + _DIGEST_BYTES * shards)
+        content = store.read(key, most=_DIGESTS_BYTES + _DIGEST_BYTES * shards)
         if sha256_bytes(content) != sha256:
             raise DamageError(f"{path}: its SHA-256 is not the one the commit records; {remedy}")
         batch = read_single_batch(pa.py_buffer(content), DIGEST_SCHEMA, most_rows=shards)

@@ -56,9 +56,7 @@ def inspect_memory(memory: Memory) -> Inspection:
         counts += np.bincount(batch.column("n_tokens").to_numpy(), minlength=memory.window + 1)[: memory.window + 1]
     manifest = memory.manifest
     size = sum(entry.bytes for entry in manifest.segments.values()) + sum(file.bytes for file in manifest.files)
-    size += sum(
-        (memory.directory / name).stat().st_size for name in (IDENTITY, TABLES) if (memory.directory / name).exists()
-    )
+    size += sum(entry.size for name in (IDENTITY, TABLES) if (entry := memory.store.stat(name)) is not None)
     width = -(-memory.window // _BUCKETS)
     bars = []
     for first in range(1, memory.window + 1, width):

@@ -7,9 +7,7 @@ error that names it, never a crash and never wrong text.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,43 +16,43 @@ import pyarrow as pa
 
 from .. import DamageError, UsageError
 from .arrow_messages import read_single_batch
-from .files import damage, open_regular, storage_error, translated, write_atomic
+from .files import damage, translated
 from .passage import PASSAGE_SCHEMA, SHARD_ROWS, Passage, passage_batch
+from .stores import Store
 
 _TEXT_COLUMNS = ("passage_id", "article_id", "title", "text", "content_hash")
 _INTEGER_COLUMNS = ("start_paragraph_id", "start_character", "end_paragraph_id", "end_character")
 
 
-def write_text_shard(path: Path, passages: Sequence[Passage]) -> None:
-    """Writes 1 to 1,024 passages as the text shard `path`: whole or not at all, flushed; equal input, equal bytes.
+def text_shard(passages: Sequence[Passage]) -> bytes:
+    """The content of a text shard of 1 to 1,024 passages; equal passages, equal bytes.
 
-    Raises UsageError for passages that cannot be stored, StorageError when the file system refuses.
+    Raises UsageError for passages that cannot be stored.
     """
     if not 1 <= len(passages) <= SHARD_ROWS:
-        raise UsageError(f"{path}: a text shard holds 1 to {SHARD_ROWS} passages, not {len(passages)}")
+        raise UsageError(f"a text shard holds 1 to {SHARD_ROWS} passages, not {len(passages)}")
     batch = passage_batch(passages)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, PASSAGE_SCHEMA) as writer:
         writer.write_batch(batch)
-    write_atomic(path, memoryview(sink.getvalue()).tobytes())
+    return memoryview(sink.getvalue()).tobytes()
 
 
 class TextShard:
-    """One text shard, open and memory-mapped. Rows are checked when they are read, not before.
+    """One text shard, open, and memory-mapped where the store can. Rows are checked when they are read, not before.
 
-    `path` is the file; `remedy` ends the message of a DamageError.
+    `key` is the file in `store`; `remedy` ends the message of a DamageError.
     """
 
-    def __init__(self, path: Path, remedy: str = "run `glimmer verify`") -> None:
-        self.path = path
+    def __init__(self, store: Store, key: str, remedy: str = "run `glimmer verify`") -> None:
+        self.path = path = store.name(key)
         self._remedy = remedy
         with translated(path, damage(path, remedy)):
             try:
-                with open_regular(path) as file:
-                    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                content = store.buffer(key)
             except FileNotFoundError:
                 raise DamageError(f"{path}: the text shard is missing; {remedy}") from None
-            batch = read_single_batch(pa.py_buffer(mapping), PASSAGE_SCHEMA, most_rows=SHARD_ROWS)
+            batch = read_single_batch(pa.py_buffer(content), PASSAGE_SCHEMA, most_rows=SHARD_ROWS)
         self.rows: int = batch.num_rows
         if not 1 <= self.rows <= SHARD_ROWS:
             raise DamageError(f"{path}: holds {self.rows} rows, expected 1 to {SHARD_ROWS}; {remedy}")
@@ -120,11 +118,3 @@ class TextShard:
     def passages(self) -> list[Passage]:
         """All passages of the shard, in row order, each checked."""
         return [self.passage(row) for row in range(self.rows)]
-
-
-def read_text_shard(path: Path) -> list[Passage]:
-    """All passages of the text shard at `path`, each checked; raises DamageError or StorageError."""
-    try:
-        return TextShard(path).passages()
-    except OSError as error:
-        raise storage_error(path, error) or DamageError(f"{path}: {error}; run `glimmer verify`") from error

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,16 +22,16 @@ from .. import DamageError, GlimmerError
 from . import version_indexes as index
 from .catalog import Catalog
 from .catalog_files import read_catalog_file
-from .files import sha256_file
+from .catalog_log import LOG
 from .identity import IDENTITY, read_identity
 from .idmap import IdMap
 from .manifest import Manifest
 from .memory import TABLES, Memory, read_tables
 from .passage import SHARD_ROWS, content_hash
-from .paths import local_path
 from .segment_layout import DIGESTS, ShardRecord, codes_name, lengths_name, metadata_files, text_name
 from .segment_reader import RowDamageError, SegmentReader
-from .text_shards import TextShard
+from .stores import Place, Store, open_store
+from .vacuumed import PASSAGES
 
 _SAMPLE = 5
 _AT_ONCE = min(4, os.cpu_count() or 1)
@@ -92,7 +91,7 @@ class VerifyReport:
 
 
 def verify(
-    memory: Path | str, *, version: int | None = None, progress: Callable[[int, int], None] | None = None
+    memory: Place, *, version: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> VerifyReport:
     """Reads and checks all of `version` (default: the newest) of the memory at `memory`, and the log up to the newest.
 
@@ -103,30 +102,30 @@ def verify(
     refuses. Damage never raises; it is in the report. Takes about 45 bytes of memory a passage, and the codes of a few
     hundred passages.
     """
-    path, report = local_path(memory), VerifyReport()
-    catalog = Catalog(path)
-    _check_identity(path, report)
+    store, report = open_store(memory), VerifyReport()
+    catalog = Catalog(store)
+    _check_identity(store, report)
     for entry, detail in catalog.check_log(catalog.latest_version()):
-        _add(report, LOG_KIND, path, entry, detail)
+        _add(report, LOG_KIND, store, entry, detail)
     try:
         manifest = catalog.manifest(version)
     except DamageError as error:
         if not any(damage.kind == LOG_KIND for damage in report.damages):
-            _add(report, LOG_KIND, path, catalog.directory / "_delta_log", str(error))
+            _add(report, LOG_KIND, store, f"{PASSAGES}/{LOG}", str(error))
         return report
     report.version = manifest.version
     catalog.check_present(manifest)
     try:
-        opened = Memory.open(path, manifest.version, check=False)
+        opened = Memory.open(store, manifest.version, check=False)
     except DamageError as error:
         if not report.damages:
-            _add(report, IDENTITY_KIND, path, path / IDENTITY, str(error))
+            _add(report, IDENTITY_KIND, store, IDENTITY, str(error))
         return report
     live = _live_rows(catalog, manifest, report)
     _check_index(opened, report)
     total, done = sum(reader.shape.shards for reader in opened.readers), 0
     for reader in opened.readers:
-        for check in _check_segment(path, reader, live.get(reader.segment), report):
+        for check in _check_segment(reader, live.get(reader.segment), report):
             report.shards += 1
             report.bytes += check.bytes
             report.damages += check.damages
@@ -136,26 +135,25 @@ def verify(
     return report
 
 
-def _add(report: VerifyReport, kind: str, memory: Path, path: Path, detail: str, **place: Any) -> None:
-    remedy = f"run `glimmer repair {memory}`"
+def _add(report: VerifyReport, kind: str, store: Store, key: str, detail: str, **place: Any) -> None:
+    remedy = f"run `glimmer repair {store.location}`"
     if kind in (IDENTITY_KIND, TABLES_KIND, LOG_KIND):
         remedy += ", which mends a single flipped bit, or restore it from a copy of the memory"
     # Errors we caught already end in "; what to do" and begin with the path: both stand in the Damage itself.
-    detail = detail.removeprefix(f"{path}: ").split("; run `glimmer")[0].split("; restore ")[0]
-    relative = str(path.relative_to(memory))
-    report.damages.append(Damage(kind=kind, path=relative, detail=detail, remedy=remedy, **place))
+    detail = detail.removeprefix(f"{store.name(key)}: ").split("; run `glimmer")[0].split("; restore ")[0]
+    report.damages.append(Damage(kind=kind, path=key, detail=detail, remedy=remedy, **place))
 
 
-def _check_identity(memory: Path, report: VerifyReport) -> None:
+def _check_identity(store: Store, report: VerifyReport) -> None:
     try:
-        identity = read_identity(memory)
+        identity = read_identity(store)
     except DamageError as error:
-        _add(report, IDENTITY_KIND, memory, memory / IDENTITY, str(error))
+        _add(report, IDENTITY_KIND, store, IDENTITY, str(error))
         return
     try:
-        read_tables(memory, identity)
+        read_tables(store, identity)
     except DamageError as error:
-        _add(report, TABLES_KIND, memory, memory / TABLES, str(error))
+        _add(report, TABLES_KIND, store, TABLES, str(error))
 
 
 class _LiveRows:
@@ -184,9 +182,8 @@ def _live_rows(catalog: Catalog, manifest: Manifest, report: VerifyReport) -> di
     live: dict[str, _LiveRows] = {}
     columns = ["passage_id", "segment", "row", "n_tokens", "content_hash"]
     for file in manifest.files:
-        path = catalog.directory / file.name
         try:
-            for batch in read_catalog_file(catalog.directory, file, columns):
+            for batch in read_catalog_file(catalog.store, file, columns):
                 names = np.array(batch.column("segment").to_pylist())
                 part = np.empty(batch.num_rows, _LiveRows.DTYPE)
                 for field_, column in (("row", "row"), ("tokens", "n_tokens")):
@@ -199,45 +196,45 @@ def _live_rows(catalog: Catalog, manifest: Manifest, report: VerifyReport) -> di
                 report.tokens += int(part["tokens"].sum(dtype=np.int64))
             report.bytes += file.bytes
         except DamageError as error:
-            _add(report, CATALOG_KIND, catalog.memory, path, str(error), count=file.rows)
+            _add(report, CATALOG_KIND, catalog.store, f"{PASSAGES}/{file.name}", str(error), count=file.rows)
     for rows in live.values():
         rows.finish()
     return live
 
 
 def _check_index(memory: Memory, report: VerifyReport) -> None:
-    path = memory.index_directory / index.ID_MAP
-    if path.exists():
+    store, key = memory.store, f"{memory.index_key}/{index.ID_MAP}"
+    if store.exists(key):
         try:
-            ids = IdMap(path, content_sha256=memory.manifest.content_sha256)
+            ids = IdMap(store, key, content_sha256=memory.manifest.content_sha256)
             if ids.rows != memory.passages:
-                raise DamageError(f"{path}: has {ids.rows} passages, expected {memory.passages}")
+                raise DamageError(f"{store.name(key)}: has {ids.rows} passages, expected {memory.passages}")
             ids.check_all()
         except DamageError as error:
-            _add(report, INDEX_KIND, memory.directory, path, str(error))
-    for path, detail in index.first_stage_damage(memory.directory, memory.version):
-        _add(report, INDEX_KIND, memory.directory, path, detail)
+            _add(report, INDEX_KIND, store, key, str(error))
+    for file, detail in index.first_stage_damage(store, memory.version):
+        _add(report, INDEX_KIND, store, file, detail)
 
 
-def _check_segment(
-    memory: Path, reader: SegmentReader, live: _LiveRows | None, report: VerifyReport
-) -> Iterator[VerifyReport]:
+def _check_segment(reader: SegmentReader, live: _LiveRows | None, report: VerifyReport) -> Iterator[VerifyReport]:
+    store = reader.store
     for name, content in metadata_files(reader.shape).items():
-        path = reader.directory / name
-        if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
-            detail = "is not what was written" if path.is_file() else "is missing"
-            _add(report, METADATA_KIND, memory, path, detail, segment=reader.segment)
+        key = f"{reader.key}/{name}"
+        entry = store.stat(key)
+        if entry is None or entry.kind != "file" or entry.size != len(content) or store.read(key) != content:
+            detail = "is not what was written" if entry is not None and entry.kind == "file" else "is missing"
+            _add(report, METADATA_KIND, store, key, detail, segment=reader.segment)
     records: Sequence[ShardRecord | None]
     try:
         records = reader.records
     except DamageError as error:
-        _add(report, DIGESTS_KIND, memory, reader.directory / DIGESTS, str(error), segment=reader.segment)
+        _add(report, DIGESTS_KIND, store, f"{reader.key}/{DIGESTS}", str(error), segment=reader.segment)
         records = [None] * reader.shape.shards
 
     def check(shard: int) -> VerifyReport:
         rows = live.shard(shard) if live is not None else np.zeros(0, _LiveRows.DTYPE)
         found = VerifyReport()
-        _ShardCheck(memory, reader, shard, records[shard], rows, found).run()
+        _ShardCheck(reader, shard, records[shard], rows, found).run()
         return found
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="verify") as pool:
@@ -258,14 +255,13 @@ class _ShardCheck:
 
     def __init__(
         self,
-        memory: Path,
         reader: SegmentReader,
         shard: int,
         record: ShardRecord | None,
         live: npt.NDArray[Any],
         report: VerifyReport,
     ) -> None:
-        self._memory, self._reader, self._shard = memory, reader, shard
+        self._reader, self._shard = reader, shard
         self._record, self._live, self._report = record, live, report
         self._names = {
             CODES_KIND: codes_name(shard),
@@ -292,21 +288,24 @@ class _ShardCheck:
 
         A FIFO would wait for ever, and TensorStore allots whatever size a file has: the process ends when it cannot.
         """
-        path, shape = self._reader.directory / self._names[kind], self._reader.shape
+        entry, shape = self._reader.store.stat(self._key(kind)), self._reader.shape
         row = shape.window * shape.code_bytes
         most = {CODES_KIND: SHARD_ROWS * (row + row // 64 + 128) + 4096, LENGTHS_KIND: 8 * SHARD_ROWS}
-        return not path.exists() or (path.is_file() and path.stat().st_size <= most.get(kind, path.stat().st_size))
+        return entry is None or (entry.kind == "file" and entry.size <= most.get(kind, entry.size))
+
+    def _key(self, kind: str) -> str:
+        return f"{self._reader.key}/{self._names[kind]}"
 
     def _bytes(self, kind: str) -> str | None:
         """What is wrong with a file's bytes, if anything."""
-        path = self._reader.directory / self._names[kind]
+        store, key = self._reader.store, self._key(kind)
         expected_size = None if self._record is None else getattr(self._record, f"{kind}_bytes")
         try:
-            size = path.stat().st_size
-            if expected_size is not None and path.is_file() and size != expected_size:
-                self._report.bytes += size
-                return f"has {size} bytes, expected {expected_size}"
-            sha256, size = sha256_file(path)
+            entry = store.stat(key)
+            if expected_size is not None and entry is not None and entry.kind == "file" and entry.size != expected_size:
+                self._report.bytes += entry.size
+                return f"has {entry.size} bytes, expected {expected_size}"
+            sha256, size = store.sha256(key)
         except FileNotFoundError:
             return "is missing"
         except DamageError:
@@ -361,7 +360,7 @@ class _ShardCheck:
     def _text(self) -> dict[int, str]:
         bad: dict[int, str] = {}
         try:
-            text = TextShard(self._reader.directory / self._names[TEXT_KIND])
+            text = self._reader.open_text(self._shard)
         except GlimmerError as error:
             return {int(row): str(error) for row in self._live["row"]}
         for row, tokens, name, hash_ in self._live.tolist():
@@ -380,8 +379,8 @@ class _ShardCheck:
         _add(
             self._report,
             kind,
-            self._memory,
-            self._reader.directory / self._names[kind],
+            self._reader.store,
+            self._key(kind),
             detail,
             segment=self._reader.segment,
             shard=self._shard,

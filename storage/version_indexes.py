@@ -19,11 +19,11 @@ from pathlib import Path
 from .. import DamageError, StorageError
 from . import temporary
 from .catalog import Catalog
-from .files import TEMPORARY_PREFIX, make_directories
+from .files import TEMPORARY_PREFIX
 from .idmap import SCAN_COLUMNS, IdMap, build_id_map, open_id_map, segment_bases
 from .manifest import Manifest
-from .removal import refuse_links, remove_tree
 from .sealed import damaged_files, read_seal
+from .stores import LocalStore, Store
 
 INDEXES = "indexes"
 ID_MAP = "ids.map"
@@ -31,40 +31,41 @@ FIRST_STAGE = "bm25"
 FIRST_STAGE_MANIFEST = "glimmer-index.json"
 
 
-def index_directory(memory: Path, version: int) -> Path:
-    """`indexes/<version>/` of a memory."""
-    return memory / INDEXES / str(version)
+def index_key(version: int) -> str:
+    """`indexes/<version>`, relative to a memory."""
+    return f"{INDEXES}/{version}"
 
 
-def first_stage_damage(memory: Path, version: int) -> list[tuple[Path, str]]:
-    """(file, what is wrong with it) for the first-stage index of a version; reads all of it, empty if there is none.
+def first_stage_damage(store: Store, version: int) -> list[tuple[str, str]]:
+    """(key, what is wrong with it) for the first-stage index of a version; reads all of it, empty if there is none.
 
     An index of another format or of other content is not damaged: it is rebuilt when it is next needed.
     """
-    directory = index_directory(memory, version) / FIRST_STAGE
-    if not directory.exists():
+    key = f"{index_key(version)}/{FIRST_STAGE}"
+    directory = store.local_path(key)
+    if directory is None or not store.exists(key):
         return []
-    path = directory / FIRST_STAGE_MANIFEST
+    manifest, path = f"{key}/{FIRST_STAGE_MANIFEST}", directory / FIRST_STAGE_MANIFEST
     try:
         content = read_seal(path)
         if content is None:
             return []
         return [
-            (directory / name, what) for name, what in damaged_files(directory, content["files"], afresh=True).items()
+            (f"{key}/{name}", what) for name, what in damaged_files(directory, content["files"], afresh=True).items()
         ]
     except FileNotFoundError:
-        return [(path, "is missing")]
+        return [(manifest, "is missing")]
     except DamageError as error:
-        return [(path, error.what)]
+        return [(manifest, error.what)]
     except OSError as error:
-        return [(directory, f"cannot be read: {error.strerror}")]
+        return [(key, f"cannot be read: {error.strerror}")]
 
 
-def build(catalog: Catalog, manifest: Manifest, path: Path) -> None:
-    """Builds the id map of `manifest` at `path`; raises DamageError, StorageError."""
-    make_directories(path.parent)
+def build(catalog: Catalog, manifest: Manifest, store: Store, key: str) -> None:
+    """Builds the id map of `manifest` at `key` of any store; raises DamageError, StorageError."""
     build_id_map(
-        path,
+        store,
+        key,
         catalog.scan(manifest, SCAN_COLUMNS),
         rows=manifest.passages,
         bases=segment_bases({name: entry.rows for name, entry in manifest.segments.items()}),
@@ -77,27 +78,27 @@ def open_or_build(catalog: Catalog, manifest: Manifest, *, rebuild: bool = False
 
     With `rebuild`, maps already there are not trusted. Raises DamageError if the catalog cannot be read.
     """
-    home = index_directory(catalog.memory, manifest.version) / ID_MAP
-    cached = _cache_directory() / manifest.content_sha256 / ID_MAP
+    home = (catalog.store, f"{index_key(manifest.version)}/{ID_MAP}")
+    cached = (LocalStore(_cache_directory()), f"{manifest.content_sha256}/{ID_MAP}")
     if not rebuild:
-        for path in (home, cached):
-            found = _usable(path, manifest)
+        for store, key in (home, cached):
+            found = _usable(store, key, manifest)
             if found is not None:
                 return found
-    for path in (home, cached):
+    for store, key in (home, cached):
         with contextlib.suppress(StorageError):
-            build(catalog, manifest, path)
-            return IdMap(path, content_sha256=manifest.content_sha256)
+            build(catalog, manifest, store, key)
+            return IdMap(store, key, content_sha256=manifest.content_sha256)
     directory = temporary.new_directory("glimmer-")
-    build(catalog, manifest, directory / ID_MAP)
-    ids = IdMap(directory / ID_MAP, content_sha256=manifest.content_sha256)
+    build(catalog, manifest, LocalStore(directory), ID_MAP)
+    ids = IdMap(LocalStore(directory), ID_MAP, content_sha256=manifest.content_sha256)
     weakref.finalize(ids, temporary.remove, directory)
     return ids
 
 
-def _usable(path: Path, manifest: Manifest) -> IdMap | None:
+def _usable(store: Store, key: str, manifest: Manifest) -> IdMap | None:
     try:
-        found = open_id_map(path, content_sha256=manifest.content_sha256) if path.exists() else None
+        found = open_id_map(store, key, content_sha256=manifest.content_sha256) if store.exists(key) else None
         return found if found is not None and found.rows == manifest.passages else None
     except (OSError, StorageError):
         return None
@@ -116,29 +117,30 @@ def prepared(catalog: Catalog) -> Iterator[_Preparation]:
 
     Raises DamageError where one of the memory's directories is a link.
     """
-    refuse_links(catalog.memory)
+    catalog.store.refuse_links()
     preparation = _Preparation(catalog)
     try:
         yield preparation
     finally:
         with contextlib.suppress(StorageError):  # a vacuum finds what stays behind
-            remove_tree(preparation.directory, within=catalog.memory)
+            catalog.store.delete_tree(preparation.key)
 
 
 class _Preparation:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self.directory = catalog.memory / INDEXES / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        self.key = f"{INDEXES}/{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
 
     def build(self, manifest: Manifest) -> None:
         """Builds the map beside its place; what it raises stops the commit."""
-        build(self._catalog, manifest, self.directory / ID_MAP)
+        build(self._catalog, manifest, self._catalog.store, f"{self.key}/{ID_MAP}")
 
     def install(self, manifest: Manifest) -> None:
         """Moves the map to its version. Failing here loses nothing: the first reader builds it."""
-        home = index_directory(self._catalog.memory, manifest.version)
+        store, built = self._catalog.store, f"{self.key}/{ID_MAP}"
+        home = f"{index_key(manifest.version)}/{ID_MAP}"
         with contextlib.suppress(OSError, StorageError, DamageError):
-            built = open_id_map(self.directory / ID_MAP, content_sha256=manifest.content_sha256)
-            if built is not None and _usable(home / ID_MAP, manifest) is None:
-                make_directories(home)
-                os.replace(self.directory / ID_MAP, home / ID_MAP)
+            if open_id_map(store, built, content_sha256=manifest.content_sha256) is not None and (
+                _usable(store, home, manifest) is None
+            ):
+                store.move(built, home)

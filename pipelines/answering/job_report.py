@@ -50,7 +50,7 @@ def write_report(
         created=datetime.datetime.now().astimezone(),
         settings={
             "query file": f"{asked.name} ({asked.format})",
-            "memory": f"{memory.directory}, version {memory.version}",
+            "memory": f"{memory.location}, version {memory.version}",
             "passages": f"{memory.passages:,}",
             "codec": spec_text(memory.codec.spec()),
             "model": work.model,

@@ -7,9 +7,12 @@ for the summary, or, in strict mode, stops the job at the first one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final
 
@@ -17,6 +20,8 @@ import fsspec
 import orjson
 
 from ... import InputError, StorageError
+from ...storage.stores import Store
+from ...storage.temporary import temporary_directory
 
 SNIPPET_CHARACTERS: Final = 200
 
@@ -121,3 +126,26 @@ class RejectLog:
         filesystem, inner = fsspec.core.url_to_fs(path, auto_mkdir=True)
         file: BinaryIO = filesystem.open(inner, "wb")
         return file
+
+
+@contextlib.contextmanager
+def reject_file(store: Store, key: str) -> Iterator[Path]:
+    """The path for a `RejectLog` whose file is `key` of a memory; put there at the end if the memory has no files."""
+    path = store.local_path(key)
+    if path is not None:
+        yield path
+        return
+    with temporary_directory("glimmer-rejects-") as directory:
+        path = directory / key.rpartition("/")[2]
+        try:
+            yield path
+        finally:
+            if path.exists():
+                store.put(key, path.read_bytes())
+            else:
+                store.delete(key)
+
+
+def reject_place(store: Store, key: str) -> Path | str | None:
+    """Where the rejected records of a job are, for people; None if there are none."""
+    return (store.local_path(key) or store.name(key)) if store.exists(key) else None

@@ -81,7 +81,7 @@ def encode_segment(job: Job, *, encoding: Encoding, rows: int, code_bytes: int, 
     """
     identity, window = encoding.identity, encoding.identity.passages.window
     work = ShardWork(
-        memory=str(job.memory),
+        memory=str(job.store.location),
         job_id=job.name,
         segment=job.segment.segment,
         model=str(encoding.model.path),

@@ -26,12 +26,12 @@ from ... import DamageError, UsageError
 from ...progress import Progress
 from ...reader.serving.retrieval_index import DIRECTORY, open_index
 from ...storage.catalog_files import CATALOG_SCHEMA, read_catalog_file
-from ...storage.files import sha256_file
 from ...storage.manifest import Manifest
 from ...storage.memory import Memory
 from ...storage.passage import SHARD_ROWS
 from ...storage.segment_layout import codes_name, lengths_name, text_name
 from ...storage.segment_writer import SealedSegment
+from ...storage.stores import Place
 from ..defaults import DEFAULT_DEAD_SHARE
 from ..jobs import Job
 
@@ -56,7 +56,7 @@ class CompactResult:
         seconds: wall time of each stage, in seconds.
     """
 
-    memory: Path
+    memory: Path | str
     job: str
     version: int
     base: int
@@ -80,7 +80,7 @@ class CompactResult:
 
 def compact(
     *,
-    memory: str | Path,
+    memory: Place,
     dead_share: float = DEFAULT_DEAD_SHARE,
     index: bool | None = None,
     progress: Progress | None = None,
@@ -107,12 +107,12 @@ def compact(
     if sparse:
         manifest = merging.run()
         made = manifest.segments[job.segment.segment]
-        if index or (index is None and (base.index_directory / DIRECTORY).exists()):
+        if index or (index is None and base.store.exists(f"{base.index_key}/{DIRECTORY}")):
             with job.timed("index"):
-                open_index(Memory.open(memory, manifest.version), progress=progress)
+                open_index(Memory.open(base.store, manifest.version), progress=progress)
     entries = [base.segments[name] for name in sorted(sparse)]
     return CompactResult(
-        memory=base.directory,
+        memory=base.location,
         job=job.name,
         version=manifest.version,
         base=base.version,
@@ -143,7 +143,7 @@ class _Merge:
             "identity": base.manifest.identity_sha256,
             "segments": self.sparse,
         }
-        self.job = Job(base.directory, "compact", depends_on, base=base.version, progress=progress)
+        self.job = Job(base.store, "compact", depends_on, base=base.version, progress=progress)
 
     def run(self) -> Manifest:
         """Runs the job to its end, whichever process does it."""
@@ -193,7 +193,7 @@ class _Merge:
 
         def rows() -> Iterator[pa.RecordBatch]:
             for file in replaced:
-                for batch in read_catalog_file(self.base.catalog.directory, file):
+                for batch in read_catalog_file(self.base.store, file):
                     yield moves.moved(batch, sealed.segment)
 
         return self.job.commit(
@@ -263,14 +263,15 @@ class _SourceCheck:
             (lengths_name(shard), record.lengths_sha256),
             (text_name(shard), record.text_sha256),
         ):
-            path = reader.directory / name
+            key = f"{reader.key}/{name}"
             try:
-                whole = sha256_file(path)[0] == sha256
+                whole = reader.store.sha256(key)[0] == sha256
             except FileNotFoundError:
                 whole = False
             if not whole:
                 raise DamageError(
-                    f"{path}: not what was written, so it is not copied; run `glimmer repair {self._base.directory}`"
+                    f"{reader.store.name(key)}: not what was written, so it is not copied; "
+                    f"run `glimmer repair {self._base.location}`"
                 )
         with self._lock:
             self._done.add((segment, shard))

@@ -52,7 +52,7 @@ class VersionDiff:
         examples: the articles with most changes, most first, then by id.
     """
 
-    memory: Path
+    memory: Path | str
     old: int
     new: int
     added: int
@@ -93,7 +93,7 @@ def compare(before: Memory, after: Memory, *, examples: int = 10, progress: Prog
     dead, fresh = RowNumbers(before).marked(gone), RowNumbers(after).marked(came)
     shifted = RowNumbers(after).marked(moved)
     return VersionDiff(
-        memory=after.directory,
+        memory=after.location,
         old=before.version,
         new=after.version,
         added=int(came.sum()),

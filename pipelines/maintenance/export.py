@@ -20,7 +20,7 @@ def export(*, memory: Memory, output: str | os.PathLike[str], progress: Progress
     StorageError where it cannot be written, DamageError for a passage whose text is not what was stored.
     """
     progress = progress or Quiet()
-    check_output(output, "--output", {"the memory": memory.directory})
+    check_output(output, "--output", {"the memory": memory.location})
     progress.stage("export", total=memory.passages, unit="passages")
     written = 0
     with writing(output) as out:

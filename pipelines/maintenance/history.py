@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from ...storage.catalog import Catalog
 from ...storage.manifest import Manifest
+from ...storage.stores import Place
 from ...storage.vacuumed import vacuumed
 
 _STEADY: Final = frozenset({"encode", "refresh"})
@@ -42,11 +42,11 @@ class VersionEntry:
         return asdict(self)
 
 
-def history(*, memory: str | Path) -> list[VersionEntry]:
+def history(*, memory: Place) -> list[VersionEntry]:
     """The versions of a memory, newest first. Raises UsageError where there is no memory, DamageError, StorageError."""
     catalog = Catalog(memory)
     manifests = catalog.history()
-    gone = vacuumed(catalog.memory, manifests, manifests[0])
+    gone = vacuumed(catalog.store, manifests, manifests[0])
     by_version = {manifest.version: manifest for manifest in manifests}
     entries = []
     for manifest in manifests:

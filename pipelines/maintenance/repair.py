@@ -11,20 +11,16 @@ memory, or for passages their source: `drop=True` gives them up, so that a refre
 from __future__ import annotations
 
 import contextlib
-import os
-from pathlib import Path
 
 from ... import DamageError, StorageError
 from ...progress import Progress, Quiet
 from ...reader.serving.retrieval_index import index_new_version, rebuilt_index
 from ...storage import version_indexes as id_maps
 from ...storage.catalog import Catalog
-from ...storage.files import make_directories, write_atomic
 from ...storage.healing import heal_digests, heal_identity, heal_log
 from ...storage.memory import Memory
-from ...storage.paths import local_path
-from ...storage.removal import refuse_links
 from ...storage.segment_layout import metadata_files
+from ...storage.stores import Place, Store, open_store
 from ...storage.verify import (
     CATALOG_KIND,
     DIGESTS_KIND,
@@ -44,7 +40,7 @@ from .repair_shards import repair_shards
 
 def repair(
     *,
-    memory: str | Path,
+    memory: Place,
     model: str | None = None,
     version: int | None = None,
     drop: bool = False,
@@ -64,65 +60,67 @@ def repair(
     ConflictError when another job changes the memory meanwhile, StorageError when the file system refuses. Damage that
     stays is in the result, never an error.
     """
-    result = RepairResult(memory=local_path(memory))
+    store = open_store(memory)
+    result = RepairResult(memory=store.location)
     progress = progress or Quiet()
-    report = _verified(result.memory, version, progress)
+    report = _verified(store, version, progress)
     result.version, result.found = report.version, len(report.damages)
     if not report.sound:
-        _refuse_read_only(result.memory, report)
-        refuse_links(result.memory)
+        _refuse_read_only(store, report)
+        store.refuse_links()
     begun = result.version
     while not all(map(_is_first_stage, report.damages)):  # a catalog file comes before shards can be told to be whole
         before = (len(result.repaired), result.new_version)
-        _repair_round(result, report, version, model=model, drop=drop, progress=progress)
+        _repair_round(store, result, report, version, model=model, drop=drop, progress=progress)
         if (len(result.repaired), result.new_version) == before:
             break
-        report = _verified(result.memory, version, progress)
+        report = _verified(store, version, progress)
         result.version = result.version if result.version is not None else report.version
     if result.new_version is not None and begun is not None:
-        index_new_version(result.memory, result.new_version, before=[begun], wanted=None, progress=progress)
-    damages = _first_stage_index(result, report, version, progress)
+        index_new_version(store, result.new_version, before=[begun], wanted=None, progress=progress)
+    damages = _first_stage_index(store, result, report, version, progress)
     result.remaining = [explained(damage, result) for damage in damages]
     return result
 
 
-def _refuse_read_only(memory: Path, report: VerifyReport) -> None:
+def _refuse_read_only(store: Store, report: VerifyReport) -> None:
     """StorageError where nothing can be repaired, since nothing can be written."""
-    if not os.access(memory, os.W_OK):
+    if not store.is_writable():
         others = len(report.damages) - 1
         more = f" and {others} other damaged file{'s' if others > 1 else ''}" if others else ""
         raise StorageError(
-            f"{memory}: the memory is read-only, so {report.damages[0].path}{more} cannot be repaired in it; repair a "
-            "copy that can be written"
+            f"{store.location}: the memory is read-only, so {report.damages[0].path}{more} cannot be repaired in it; "
+            "repair a copy that can be written"
         )
 
 
 def _is_first_stage(damage: Damage) -> bool:
     """Whether it is the first-stage index that is damaged, which nothing else depends on."""
-    return damage.kind == INDEX_KIND and Path(damage.path).name != id_maps.ID_MAP
+    return damage.kind == INDEX_KIND and damage.path.rpartition("/")[2] != id_maps.ID_MAP
 
 
 def _first_stage_index(
-    result: RepairResult, report: VerifyReport, version: int | None, progress: Progress
+    store: Store, result: RepairResult, report: VerifyReport, version: int | None, progress: Progress
 ) -> list[Damage]:
     """Builds the version's first-stage index again if it is damaged; what is damaged still."""
     if not any(map(_is_first_stage, report.damages)):
         return report.damages
-    place = rebuilt_index(result.memory, version, progress)
+    place = rebuilt_index(store, version, progress)
     if place is None:
         return report.damages
     result.note(place, "built again from the texts")
     return [damage for damage in report.damages if not _is_first_stage(damage)]
 
 
-def _verified(memory: Path, version: int | None, progress: Progress) -> VerifyReport:
+def _verified(store: Store, version: int | None, progress: Progress) -> VerifyReport:
     progress.stage("verify", total=None, unit="shards")
-    report = verify(memory, version=version, progress=lambda done, total: progress.at(done, total=total))
+    report = verify(store, version=version, progress=lambda done, total: progress.at(done, total=total))
     progress.done()
     return report
 
 
 def _repair_round(
+    store: Store,
     result: RepairResult,
     report: VerifyReport,
     version: int | None,
@@ -134,9 +132,9 @@ def _repair_round(
     """Repairs what `report` lists, as far as what it needs is whole."""
     kinds = {damage.kind for damage in report.damages}
     if kinds & {IDENTITY_KIND, TABLES_KIND, LOG_KIND}:
-        _repair_originals(result, report)
+        _repair_originals(store, result, report)
         return  # nothing else can be trusted before these are whole
-    memory = Memory.open(result.memory, version, check=False)
+    memory = Memory.open(store, version, check=False)
     _repair_digests_and_metadata(memory, report, result)
     if CATALOG_KIND in kinds:
         repair_catalog_files(memory, report.damages, result, progress)
@@ -146,36 +144,35 @@ def _repair_round(
     repair_shards(memory, report, result, model=model, drop=drop, progress=progress)
 
 
-def _repair_originals(result: RepairResult, report: VerifyReport) -> None:
+def _repair_originals(store: Store, result: RepairResult, report: VerifyReport) -> None:
     """memory.json, codec tables, log: nothing to make them from, but a digest that tells a flipped bit."""
-    catalog = Catalog(result.memory)
+    catalog = Catalog(store)
     latest = catalog.latest_version()
-    for path in heal_log(catalog, latest):
-        result.note(path, "flipped bit turned back")
+    for key in heal_log(catalog, latest):
+        result.note(key, "flipped bit turned back")
     with contextlib.suppress(DamageError):
         wanted = catalog.read_manifest(latest).identity_sha256
-        damaged = {result.memory / damage.path for damage in report.damages}
-        for path in heal_identity(result.memory, wanted):
-            if path in damaged:
-                result.note(path, "flipped bit turned back")
+        damaged = {damage.path for damage in report.damages}
+        for key in heal_identity(store, wanted):
+            if key in damaged:
+                result.note(key, "flipped bit turned back")
 
 
 def _repair_digests_and_metadata(memory: Memory, report: VerifyReport, result: RepairResult) -> None:
     for damage in report.damages:
-        path = memory.directory / damage.path
         if damage.kind not in (METADATA_KIND, DIGESTS_KIND):
             continue
         reader = next(reader for reader in memory.readers if reader.segment == damage.segment)
         if damage.kind == METADATA_KIND:
-            make_directories(path.parent)
-            write_atomic(path, metadata_files(reader.shape)[str(path.relative_to(reader.directory))])
-            result.note(path, "written again from the segment's shape")
+            content = metadata_files(reader.shape)[damage.path.removeprefix(f"{reader.key}/")]
+            memory.store.put(damage.path, content)
+            result.note(damage.path, "written again from the segment's shape")
         elif heal_digests(reader, memory.segments[reader.segment].digests_sha256):
-            result.note(path, "restored, its digest agrees")
+            result.note(damage.path, "restored, its digest agrees")
 
 
 def _rebuild_id_map(memory: Memory, report: VerifyReport, result: RepairResult) -> None:
     for damage in report.damages:
         if damage.kind == INDEX_KIND and not _is_first_stage(damage):
             id_maps.open_or_build(memory.catalog, memory.manifest, rebuild=True)
-            result.note(memory.directory / damage.path, "built again from the catalog")
+            result.note(damage.path, "built again from the catalog")

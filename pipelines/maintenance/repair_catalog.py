@@ -9,13 +9,12 @@ import pyarrow as pa
 
 from ... import DamageError, GlimmerError
 from ...progress import Progress
-from ...storage.catalog_files import CATALOG_SCHEMA, passage_rows, read_catalog_file, write_catalog_files
-from ...storage.files import TEMPORARY_PREFIX, make_directories, write_atomic
+from ...storage.catalog_files import CATALOG_SCHEMA, catalog_files, passage_rows, read_catalog_file
 from ...storage.healing import heal_file
 from ...storage.manifest import CatalogFile
 from ...storage.memory import Memory
 from ...storage.passage import SHARD_ROWS
-from ...storage.removal import remove_tree
+from ...storage.vacuumed import PASSAGES
 from ...storage.verify import CATALOG_KIND, Damage
 from ..jobs import Job
 from .repair_report import RepairResult
@@ -27,22 +26,21 @@ def repair_catalog_files(memory: Memory, damages: Iterable[Damage], result: Repa
     A single file comes back with the bytes it had, if this build of Parquet makes them; otherwise the rows are written
     anew in a new version. Without an id map, or with texts that cannot be read, a single flipped bit is looked for.
     """
-    directory = memory.catalog.directory
     damaged = {damage.path.split("/")[-1] for damage in damages if damage.kind == CATALOG_KIND}
     files = [file for file in memory.manifest.files if file.name in damaged]
     try:
         rows = _missing_rows(memory, files)
     except GlimmerError:
         for file in files:
-            if heal_file(directory / file.name, file.sha256):
-                result.note(directory / file.name, "flipped bit turned back")
+            if heal_file(memory.store, f"{PASSAGES}/{file.name}", file.sha256):
+                result.note(f"{PASSAGES}/{file.name}", "flipped bit turned back")
         return
     if len(files) == 1 and _put_back(memory, files[0], rows):
-        result.note(directory / files[0].name, "written again from id map and texts")
+        result.note(f"{PASSAGES}/{files[0].name}", "written again from id map and texts")
     elif memory.version == memory.catalog.latest_version():
         names = [file.name for file in files]
         depends_on = {"base": memory.version, "content": memory.manifest.content_sha256, "files": names}
-        job = Job(memory.directory, "repair", depends_on, base=memory.version, progress=progress)
+        job = Job(memory.store, "repair", depends_on, base=memory.version, progress=progress)
         manifest = job.run(
             lambda: job.commit(
                 add=rows, remove=names, rows_added=0, rows_removed=0, details={"catalog": sorted(damaged)}
@@ -50,16 +48,16 @@ def repair_catalog_files(memory: Memory, damages: Iterable[Damage], result: Repa
         )
         result.new_version = manifest.version
         for name in names:
-            result.note(directory / name, f"rows written again in version {manifest.version}")
+            result.note(f"{PASSAGES}/{name}", f"rows written again in version {manifest.version}")
 
 
 def _missing_rows(memory: Memory, files: Sequence[CatalogFile]) -> list[pa.Table]:
     """The rows of `files`: those passages of the id map that no other catalog file lists."""
-    directory, names = memory.catalog.directory, {file.name for file in files}
+    names = {file.name for file in files}
     missing = np.ones(memory.passages, np.bool_)
     for file in memory.manifest.files:
         if file.name not in names:
-            for batch in read_catalog_file(directory, file, ["passage_id"]):
+            for batch in read_catalog_file(memory.store, file, ["passage_id"]):
                 missing[memory.locate(batch.column("passage_id").to_pylist())] = False
     positions = np.flatnonzero(missing)
     segment, row = memory.rows(positions)
@@ -72,21 +70,16 @@ def _missing_rows(memory: Memory, files: Sequence[CatalogFile]) -> list[pa.Table
         names_ = [memory.readers[number].segment for number in segment[part].tolist()]
         tables.append(placed(table, names_, row[part].tolist()))
     if sum(table.num_rows for table in tables) != sum(file.rows for file in files):
-        raise DamageError(f"{directory}: the id map does not have the rows of the damaged files")
+        raise DamageError(f"{memory.catalog.name}: the id map does not have the rows of the damaged files")
     return tables
 
 
 def _put_back(memory: Memory, file: CatalogFile, rows: Iterable[pa.Table]) -> bool:
     """Puts the file back if writing `rows` again gives the recorded SHA-256; whether it did."""
-    place = memory.catalog.directory / f"{TEMPORARY_PREFIX}repair"
-    make_directories(place)
-    try:
-        [made] = list(write_catalog_files(place, rows, max_rows=file.rows))
-        if made.sha256 != file.sha256:
-            return False
-        write_atomic(memory.catalog.directory / file.name, (place / made.name).read_bytes())
-    finally:
-        remove_tree(place, within=memory.directory)
+    [(made, content)] = list(catalog_files(rows, max_rows=file.rows))
+    if made.sha256 != file.sha256:
+        return False
+    memory.store.put(f"{PASSAGES}/{file.name}", content)
     return True
 
 

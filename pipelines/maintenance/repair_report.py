@@ -28,7 +28,7 @@ class RepairResult:
         remaining: what is still damaged, with what can be done about it.
     """
 
-    memory: Path
+    memory: Path | str
     version: int | None = None
     new_version: int | None = None
     found: int = 0
@@ -44,9 +44,9 @@ class RepairResult:
         """Whether nothing is damaged any more."""
         return not self.remaining
 
-    def note(self, path: Path | str, how: str) -> None:
-        """Records that the file at `path`, absolute or relative to the memory, is repaired, and how."""
-        self.repaired[str(path.relative_to(self.memory)) if isinstance(path, Path) else path] = how
+    def note(self, key: str, how: str) -> None:
+        """Records that `key`, a file relative to the memory, is repaired, and how."""
+        self.repaired[key] = how
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able, for `--json`."""

@@ -67,7 +67,7 @@ def repair_shards(
     move.run(result)
     # A segment with a damaged shard, though no row of it lives, is still read by verify: empty it.
     waiting = {segment for segment, rows in live.items() if not drop and not lost.keys().isdisjoint(rows.values())}
-    base = Memory.open(memory.directory, check=False)
+    base = Memory.open(memory.store, check=False)
     emptied = ({item.segment for item in to_move} - waiting) & set(base.segments)
     if emptied:
         result.new_version = merge(base, emptied, progress).version
@@ -86,7 +86,7 @@ class _Move:
             "rows": self._places,
             "dropped": list(self._dropped),
         }
-        self._job = Job(memory.directory, "repair", depends_on, base=memory.version, progress=progress)
+        self._job = Job(memory.store, "repair", depends_on, base=memory.version, progress=progress)
 
     def run(self, result: RepairResult) -> None:
         """Commits, if there is anything to move or to drop, and notes it in `result`."""
@@ -113,7 +113,7 @@ class _Move:
 
         def rows() -> Iterator[pa.Table]:
             for file in replaced:
-                for batch in read_catalog_file(memory.catalog.directory, file):
+                for batch in read_catalog_file(memory.store, file):
                     yield _relocated(batch, moved, self._dropped.keys(), sealed.segment if sealed else "")
 
         return job.commit(

@@ -19,12 +19,12 @@ from ... import DamageError, GlimmerError, UsageError
 from ...encoders.compilation import enable_compilation_cache
 from ...encoders.memory_encoder import MemoryEncoder
 from ...encoders.models import load_model
-from ...storage.healing import Scratch, scratch
+from ...storage.healing import RemadeShard
 from ...storage.memory import Memory
 from ...storage.passage import SHARD_ROWS, Passage
 from ...storage.segment_layout import ShardRecord, codes_name, lengths_name, text_name
 from ...storage.segment_reader import SegmentReader
-from ...storage.text_shards import TextShard, write_text_shard
+from ...storage.text_shards import text_shard
 from ...storage.verify import CODES_KIND, LENGTHS_KIND, TEXT_KIND
 from ..encoding.encoding_job import Encoding
 
@@ -59,11 +59,11 @@ class Reencoder:
             if self._model is not None:
                 raise
             raise UsageError(
-                f"{self._memory.directory} was made by the encoder {identity.encoder.name} from {name}, which is not "
+                f"{self._memory.location} was made by the encoder {identity.encoder.name} from {name}, which is not "
                 "there any more; give it with --model"
             ) from error
         enable_compilation_cache()
-        encoding = Encoding.checked(loaded, identity, self._memory.directory)
+        encoding = Encoding.checked(loaded, identity, self._memory.location)
         return MemoryEncoder(
             encoding.model,
             precision=cast(Literal["bfloat16", "float32"], identity.encoder.precision),
@@ -97,7 +97,7 @@ class OtherVersions:
                 try:
                     found = self._memory.catalog.read_manifest(version)
                     if set(found.segments) - known:
-                        self._opened.append(Memory.open(self._memory.directory, version, check=False))
+                        self._opened.append(Memory.open(self._memory.store, version, check=False))
                         known |= set(found.segments)
                 except GlimmerError:
                     continue
@@ -150,14 +150,14 @@ class ShardRestorer:
     def run(self) -> Restored:
         """Puts back what it can; raises ModelError, MismatchError or UsageError if an encoder is needed and not had."""
         passages = self._passages()
-        with scratch(self._memory.directory, self._reader.shape) as place:
-            if TEXT_KIND in self._kinds:
-                self._text(place, passages)
-            if LENGTHS_KIND in self._kinds:
-                self._lengths(place, passages)
-            if CODES_KIND not in self._kinds and not self._result.not_back:
-                return self._result
-            codes, readable = self._codes(place, passages)
+        remade = RemadeShard(self._reader, self._shard)
+        if TEXT_KIND in self._kinds:
+            self._text(remade, passages)
+        if LENGTHS_KIND in self._kinds:
+            self._lengths(remade, passages)
+        if CODES_KIND not in self._kinds and not self._result.not_back:
+            return self._result
+        codes, readable = self._codes(remade, passages)
         result = self._result
         for row, name in sorted(self._live.items()):
             passage = passages[row - self._first]
@@ -172,7 +172,7 @@ class ShardRestorer:
     def _passages(self) -> list[Passage | None]:
         found: list[Passage | None] = [None] * self._count
         try:
-            text = TextShard(self._reader.directory / text_name(self._shard))
+            text = self._reader.open_text(self._shard)
         except DamageError:
             text = None
         for at in range(self._count):
@@ -188,17 +188,15 @@ class ShardRestorer:
             found[at] = passage if passage is not None or name is None else self._others.find(name)
         return found
 
-    def _text(self, place: Scratch, passages: Sequence[Passage | None]) -> None:
+    def _text(self, remade: RemadeShard, passages: Sequence[Passage | None]) -> None:
         whole = [passage for passage in passages if passage is not None]
-        name = text_name(self._shard)
-        if len(whole) == self._count:
-            write_text_shard(place.path(name), whole)
-        self._put_back(place, name, TEXT_KIND, self._record.text_sha256, len(whole) == self._count)
+        name, wanted = text_name(self._shard), self._record.text_sha256
+        back = len(whole) == self._count and remade.put_back(name, text_shard(whole), wanted)
+        self._note(name, TEXT_KIND, back)
 
-    def _lengths(self, place: Scratch, passages: Sequence[Passage | None]) -> None:
-        known = self._known_lengths(passages)
-        place.write_lengths(self._shard, known)
-        self._put_back(place, lengths_name(self._shard), LENGTHS_KIND, self._record.lengths_sha256, True)
+    def _lengths(self, remade: RemadeShard, passages: Sequence[Passage | None]) -> None:
+        back = remade.put_back_lengths(self._known_lengths(passages), self._record.lengths_sha256)
+        self._note(lengths_name(self._shard), LENGTHS_KIND, back)
 
     def _known_lengths(self, passages: Sequence[Passage | None]) -> npt.NDArray[np.int32]:
         lengths = np.zeros(self._count, np.int32)
@@ -212,22 +210,20 @@ class ShardRestorer:
         counts = self._memory.token_counts(self._memory.locate([name for _, name in names]))
         return {row: int(count) for (row, _), count in zip(names, counts, strict=True)}
 
-    def _codes(self, place: Scratch, passages: Sequence[Passage | None]) -> tuple[Codes, npt.NDArray[np.bool_]]:
+    def _codes(self, remade: RemadeShard, passages: Sequence[Passage | None]) -> tuple[Codes, npt.NDArray[np.bool_]]:
         """All codes of the shard as far as they can be had, bool [rows] of which can; the file put back if need be."""
         codes, readable = self._read_codes()
         missing = [at for at in range(self._count) if not readable[at]]
         self._encode(codes, readable, passages, missing)
         if CODES_KIND in self._kinds:
-            place.write_codes(self._shard, codes)
-            name, wanted = codes_name(self._shard), self._record.codes_sha256
-            if not place.put_back(name, self._reader.directory / name, wanted):
+            wanted = self._record.codes_sha256
+            back = remade.put_back_codes(codes, wanted)
+            if not back:
                 # Every chunk passed its checksum and yet the whole differs: trust none of them.
                 again = [at for at in range(self._count) if passages[at] is not None and at not in set(missing)]
                 self._encode(codes, readable, passages, again)
-                place.write_codes(self._shard, codes)
-                self._put_back(place, name, CODES_KIND, wanted, True)
-            else:
-                self._result.put_back.append(name)
+                back = remade.put_back_codes(codes, wanted)
+            self._note(codes_name(self._shard), CODES_KIND, back)
         return codes, readable
 
     def _read_codes(self) -> tuple[Codes, npt.NDArray[np.bool_]]:
@@ -260,8 +256,8 @@ class ShardRestorer:
             readable[where] = True
             self._result.recoded += len(todo)
 
-    def _put_back(self, place: Scratch, name: str, kind: str, sha256: str, made: bool) -> None:
-        if made and place.put_back(name, self._reader.directory / name, sha256):
+    def _note(self, name: str, kind: str, back: bool) -> None:
+        if back:
             self._result.put_back.append(name)
         else:
             self._result.not_back.append(kind)

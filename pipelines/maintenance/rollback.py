@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ... import UsageError
 from ...progress import Progress
 from ...reader.serving.retrieval_index import index_new_version
@@ -11,11 +9,12 @@ from ...storage.catalog import Catalog
 from ...storage.manifest import Manifest
 from ...storage.memory import Memory
 from ...storage.memory import rollback as commit_rollback
-from ...storage.paths import local_path
+from ...storage.stores import Place, open_store
+from ...storage.vacuumed import PASSAGES
 from ..jobs import job_id
 
 
-def rollback(*, memory: str | Path, to: int, index: bool | None = None, progress: Progress | None = None) -> Manifest:
+def rollback(*, memory: Place, to: int, index: bool | None = None, progress: Progress | None = None) -> Manifest:
     """Makes a new version of `memory` that holds exactly what version `to` held; returns its manifest.
 
     Args:
@@ -27,18 +26,19 @@ def rollback(*, memory: str | Path, to: int, index: bool | None = None, progress
     Raises UsageError for a version that does not exist, has been vacuumed, or is what the newest version shows anyway;
     DamageError when `to` is not whole; ConflictError when another job commits meanwhile.
     """
-    directory = local_path(memory)
-    catalog = Catalog(directory)
+    store = open_store(memory)
+    directory, catalog = store.location, Catalog(store)
     current = catalog.manifest()
     target = catalog.manifest(to)
     if target.content_sha256 == current.content_sha256:
         same = "is the newest version" if to == current.version else f"is what version {current.version} holds already"
         raise UsageError(f"{directory}: version {to} {same}; `glimmer history {directory}` lists the others")
-    missing = [file.name for file in target.files if not (catalog.directory / file.name).exists()]
+    there = set(store.names(PASSAGES))
+    missing = [file.name for file in target.files if file.name not in there]
     if missing:
         raise UsageError(f"{directory}: version {to} has been vacuumed ({missing[0]} is gone); choose a newer one")
-    Memory.open(directory, to)  # looks that its segments are there, whole in size
+    Memory.open(store, to)  # looks that its segments are there, whole in size
     depends_on = {"to": target.content_sha256, "base": current.version, "content": current.content_sha256}
-    manifest = commit_rollback(directory, to=to, base=current.version, job=job_id("rollback", depends_on))
-    index_new_version(directory, manifest.version, before=[to, current.version], wanted=index, progress=progress)
+    manifest = commit_rollback(store, to=to, base=current.version, job=job_id("rollback", depends_on))
+    index_new_version(store, manifest.version, before=[to, current.version], wanted=index, progress=progress)
     return manifest

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -24,13 +23,12 @@ from typing import Any, Final
 from ... import ConflictError, DamageError, UsageError
 from ...progress import Progress, Quiet
 from ...storage.catalog import Catalog
-from ...storage.files import REMOVED_PREFIX, TEMPORARY_PREFIX, file_system_time, tree_size, tree_time
+from ...storage.files import REMOVED_PREFIX, TEMPORARY_PREFIX
 from ...storage.identity import read_identity
 from ...storage.ledger import JOBS, Ledger
 from ...storage.manifest import Manifest, check_name, is_catalog_file_name
-from ...storage.paths import local_path
-from ...storage.removal import refuse_links, remove_file, remove_tree
 from ...storage.segment_layout import SEGMENTS, is_segment_id
+from ...storage.stores import Entry, Place, Store, open_store
 from ...storage.vacuumed import PASSAGES
 from ...storage.version_indexes import INDEXES
 from ..defaults import DEFAULT_VERSIONS
@@ -60,7 +58,7 @@ class VacuumResult:
         dry_run: nothing was deleted.
     """
 
-    memory: Path
+    memory: Path | str
     oldest: int
     newest: int
     segments: int
@@ -80,7 +78,7 @@ class VacuumResult:
 
 def vacuum(
     *,
-    memory: str | Path,
+    memory: Place,
     older_than: datetime.timedelta = DEFAULT_AGE,
     keep_versions: int = DEFAULT_VERSIONS,
     dry_run: bool = False,
@@ -102,25 +100,25 @@ def vacuum(
     """
     if keep_versions < 1 or older_than < datetime.timedelta(0):
         raise UsageError("a vacuum keeps at least one version, and its threshold cannot be negative")
-    directory, progress = local_path(memory), progress or Quiet()
-    read_identity(directory)
-    refuse_links(directory)
-    catalog = Catalog(directory)
+    store, progress = open_store(memory), progress or Quiet()
+    read_identity(store)
+    store.refuse_links()
+    catalog = Catalog(store)
     with contextlib.nullcontext() if dry_run else catalog.lock(shared=False):
         # The machine that holds the disk may have another clock: the earlier of the two makes things younger.
-        now = time.time() if dry_run else min(time.time(), file_system_time(catalog.directory))
+        now = time.time() if dry_run else min(time.time(), store.clock())
         history = _sound_history(catalog)
         found = _Search(catalog, history, now, older_than.total_seconds(), keep_versions)
         doomed = [*found.jobs(), *found.segments(), *found.catalog_files(), *found.indexes(), *found.leftovers()]
-        deleted = doomed if dry_run else _delete(directory, doomed, progress)
+        deleted = doomed if dry_run else _delete(store, doomed, progress)
     counts = {kind: sum(thing.kind == kind for thing in deleted) for kind in _KINDS}
     return VacuumResult(
-        memory=directory,
+        memory=store.location,
         oldest=found.oldest,
         newest=history[0].version,
         kept_jobs=tuple(sorted(found.kept_jobs)),
         bytes=sum(thing.bytes for thing in deleted),
-        paths=tuple(str(thing.path.relative_to(directory)) for thing in deleted),
+        paths=tuple(thing.key for thing in deleted),
         dry_run=dry_run,
         **counts,
     )
@@ -132,8 +130,13 @@ _KINDS: Final = ("segments", "catalog_files", "indexes", "jobs", "leftovers")
 @dataclass(frozen=True)
 class _Thing:
     kind: str
-    path: Path
+    key: str
     bytes: int
+    is_tree: bool
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
 
 
 def _sound_history(catalog: Catalog) -> list[Manifest]:
@@ -141,60 +144,60 @@ def _sound_history(catalog: Catalog) -> list[Manifest]:
     damaged = catalog.check_log(catalog.latest_version())
     if damaged:
         raise DamageError(
-            f"{damaged[0][0]}: the catalog's log is damaged, so nothing is deleted; run `glimmer verify "
-            f"{catalog.memory}` first"
+            f"{catalog.store.name(damaged[0][0])}: the catalog's log is damaged, so nothing is deleted; "
+            f"run `glimmer verify {catalog.memory}` first"
         )
     catalog.manifest()
     return catalog.history()
 
 
-def _delete(memory: Path, doomed: list[_Thing], progress: Progress) -> list[_Thing]:
+def _delete(store: Store, doomed: list[_Thing], progress: Progress) -> list[_Thing]:
     deleted: list[_Thing] = []
-    segments = {thing.path: thing for thing in doomed if thing.kind == "segments"}
-    by_job = {segment_id(thing.path.name) for thing in doomed if thing.kind == "jobs"}
+    segments = {thing.key: thing for thing in doomed if thing.kind == "segments"}
+    by_job = {segment_id(thing.name) for thing in doomed if thing.kind == "jobs"}
     progress.stage("vacuum", total=len(doomed), unit="things")
     for thing in doomed:
         if thing.kind == "jobs":
-            deleted += _delete_job(memory, thing, segments)
-        elif thing.kind == "segments" and thing.path.name in by_job:
+            deleted += _delete_job(store, thing, segments)
+        elif thing.kind == "segments" and thing.name in by_job:
             continue  # goes with its job, or stays with it
         else:
-            _remove(memory, thing.path)
+            _remove(store, thing)
             deleted.append(thing)
         progress.at(len(deleted))
     progress.done()
     return deleted
 
 
-def _delete_job(memory: Path, job: _Thing, segments: Mapping[Path, _Thing]) -> list[_Thing]:
+def _delete_job(store: Store, job: _Thing, segments: Mapping[str, _Thing]) -> list[_Thing]:
     """Deletes a job's ledger and segment while holding its lock; nothing if it has just been started again."""
-    ledger = Ledger(memory, job.path.name)
+    ledger = Ledger(store, job.name)
     deleted = [job]
     try:
         with ledger.lock():
             ledger.forget()  # first: a ledger must not promise shards that are gone
-            segment = segments.get(memory / SEGMENTS / segment_id(job.path.name))
+            segment = segments.get(f"{SEGMENTS}/{segment_id(job.name)}")
             if segment is not None:
-                _remove(memory, segment.path)
+                _remove(store, segment)
                 deleted.append(segment)
-            _remove(memory, job.path)
+            _remove(store, job)
     except ConflictError:
         return []
     return deleted
 
 
-def _remove(memory: Path, path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        remove_tree(path, within=memory)
+def _remove(store: Store, thing: _Thing) -> None:
+    if thing.is_tree:
+        store.delete_tree(thing.key)
     else:
-        remove_file(path, within=memory)
+        store.delete(thing.key)
 
 
 class _Search:
     """What may go, kind by kind, in the order of deletion: a job's ledger before its segment."""
 
     def __init__(self, catalog: Catalog, history: list[Manifest], now: float, age_s: float, keep: int) -> None:
-        self._memory, self._history = catalog.memory, history
+        self._store, self._history = catalog.store, history
         self._cutoff, self._grace = now - age_s, now - max(age_s, _GRACE_S)
         newest = history[0].version
         self.oldest = max(newest - keep + 1, 0)
@@ -205,75 +208,67 @@ class _Search:
         self.kept_jobs: set[str] = set()
         self._needed_segments = {name for manifest in self._kept for name in manifest.segments}
 
-    def _old(self, path: Path) -> bool:
-        return tree_time(path) < self._cutoff
+    def _old(self, key: str) -> bool:
+        return self._store.tree_time(key) < self._cutoff
+
+    def _thing(self, kind: str, entry: Entry) -> _Thing:
+        return _Thing(kind, entry.key, self._store.tree_size(entry.key), entry.kind == "directory")
 
     def jobs(self) -> Iterator[_Thing]:
         finished = {manifest.job for manifest in self._history}
-        for path in _directories(self._memory / JOBS):
-            if not check_name(path.name):
+        for entry in self._directories(JOBS):
+            if not check_name(entry.name):
                 continue
-            segment = self._memory / SEGMENTS / segment_id(path.name)
-            unfinished = path.name not in finished
-            young = unfinished and not (self._old(path) and self._old(segment))
-            if young or Ledger(self._memory, path.name).running:
+            segment = segment_id(entry.name)
+            unfinished = entry.name not in finished
+            young = unfinished and not (self._old(entry.key) and self._old(f"{SEGMENTS}/{segment}"))
+            if young or Ledger(self._store, entry.name).running:
                 if unfinished:
-                    self.kept_jobs.add(path.name)
-                self._needed_segments.add(segment.name)
+                    self.kept_jobs.add(entry.name)
+                self._needed_segments.add(segment)
             else:
-                yield _Thing("jobs", path, tree_size(path))
+                yield self._thing("jobs", entry)
 
     def segments(self) -> Iterator[_Thing]:
-        for path in _directories(self._memory / SEGMENTS):
-            if is_segment_id(path.name) and path.name not in self._needed_segments and self._old(path):
-                yield _Thing("segments", path, tree_size(path))
+        for entry in self._directories(SEGMENTS):
+            if is_segment_id(entry.name) and entry.name not in self._needed_segments and self._old(entry.key):
+                yield self._thing("segments", entry)
 
     def catalog_files(self) -> Iterator[_Thing]:
         named = {file.name for manifest in self._kept for file in manifest.files}
-        for path in _files(self._memory / PASSAGES):
-            if is_catalog_file_name(path.name) and path.name not in named and self._old(path):
-                yield _Thing("catalog_files", path, tree_size(path))
+        for entry in self._files(PASSAGES):
+            if is_catalog_file_name(entry.name) and entry.name not in named and self._old(entry.key):
+                yield self._thing("catalog_files", entry)
 
     def indexes(self) -> Iterator[_Thing]:
-        for path in _directories(self._memory / INDEXES):
-            if path.name.isdigit() and int(path.name) < self.oldest and self._old(path):
-                yield _Thing("indexes", path, tree_size(path))
+        for entry in self._directories(INDEXES):
+            if entry.name.isdigit() and int(entry.name) < self.oldest and self._old(entry.key):
+                yield self._thing("indexes", entry)
 
     def leftovers(self) -> Iterator[_Thing]:
         running = {segment_id(job) for job in self.kept_jobs}
-        live = [path for path in _directories(self._memory / SEGMENTS) if path.name in self._needed_segments - running]
-        inside = [folder for path in live for folder in (path, *_directories(path))]
-        kept = [path for path in _directories(self._memory / INDEXES) if path.name.isdigit()]
-        top = [self._memory / name for name in ("", "codec", PASSAGES, SEGMENTS, INDEXES, JOBS)]
-        for folder in (*top, *inside, *kept):
-            for path in (*_directories(folder), *_files(folder)):
-                ours = path.name.startswith(TEMPORARY_PREFIX) or (
-                    (folder in inside and path.name.endswith(_LOCK_FILE) and path.is_file())
-                    or (folder in kept and _INDEX_LEFTOVER.fullmatch(path.name) is not None)
+        live = [e.key for e in self._directories(SEGMENTS) if e.name in self._needed_segments - running]
+        inside = [folder for key in live for folder in (key, *(entry.key for entry in self._directories(key)))]
+        kept = [entry.key for entry in self._directories(INDEXES) if entry.name.isdigit()]
+        for folder in ("", "codec", PASSAGES, SEGMENTS, INDEXES, JOBS, *inside, *kept):
+            for entry in (*self._directories(folder), *self._files(folder)):
+                ours = entry.name.startswith(TEMPORARY_PREFIX) or (
+                    (folder in inside and entry.name.endswith(_LOCK_FILE) and entry.kind == "file")
+                    or (folder in kept and _INDEX_LEFTOVER.fullmatch(entry.name) is not None)
                 )
-                if path.name.startswith(REMOVED_PREFIX) or (ours and tree_time(path) < self._grace):
-                    yield _Thing("leftovers", path, tree_size(path))
+                if entry.name.startswith(REMOVED_PREFIX) or (ours and self._store.tree_time(entry.key) < self._grace):
+                    yield self._thing("leftovers", entry)
         known = {manifest.job for manifest in self._kept} | self.kept_jobs
-        for path in _files(self._memory / JOBS):
-            match = _REJECTED.fullmatch(path.name)
-            if match and match.group(1) not in known and self._old(path):
-                yield _Thing("leftovers", path, tree_size(path))
+        for entry in self._files(JOBS):
+            match = _REJECTED.fullmatch(entry.name)
+            if match and match.group(1) not in known and self._old(entry.key):
+                yield self._thing("leftovers", entry)
 
+    def _directories(self, folder: str) -> list[Entry]:
+        return [entry for entry in self._store.entries(folder) if entry.kind == "directory" and not entry.link]
 
-def _directories(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir(follow_symlinks=False))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_file(follow_symlinks=False))
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    def _files(self, folder: str) -> list[Entry]:
+        return [entry for entry in self._store.entries(folder) if entry.kind == "file" and not entry.link]
 
 
 def _seconds(moment: str) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,9 +19,10 @@ from safetensors.numpy import save as save_tensors
 
 from ... import DamageError
 from ...storage.catalog_files import CATALOG_SCHEMA, MAX_FILE_ROWS, read_catalog_file
-from ...storage.files import damage, read_regular, sha256_bytes, translated, write_atomic
+from ...storage.files import damage, sha256_bytes, translated
 from ...storage.manifest import CatalogFile
 from ...storage.memory import Memory
+from ...storage.stores import Store
 from .row_numbers import Mask, RowNumbers
 
 PROVENANCE: Final = ("start_paragraph_id", "start_character", "end_paragraph_id", "end_character")
@@ -47,8 +47,8 @@ class Changes:
         """Number of passages that go."""
         return int(np.count_nonzero(self.dead))
 
-    def save(self, path: Path) -> str:
-        """Writes the changes to `path`, whole or not at all; returns the file's SHA-256."""
+    def save(self, store: Store, key: str) -> str:
+        """Writes the changes to `key`, whole or not at all; returns the file's SHA-256."""
         content: bytes = save_tensors(
             {
                 "dead": np.packbits(self.dead),
@@ -57,15 +57,16 @@ class Changes:
                 "places": np.ascontiguousarray(self.places),
             }
         )
-        write_atomic(path, content)
+        store.put(key, content)
         return sha256_bytes(content)
 
     @classmethod
-    def load(cls, path: Path, sha256: str) -> Changes:
-        """The changes saved at `path`, whose SHA-256 must be `sha256`; raises DamageError."""
-        remedy = f"delete {path.parent} and run the command again"
+    def load(cls, store: Store, key: str, sha256: str) -> Changes:
+        """The changes saved at `key`, whose SHA-256 must be `sha256`; raises DamageError."""
+        path = store.name(key)
+        remedy = f"delete {path.rpartition('/')[0]} and run the command again"
         with translated(path, damage(path, remedy)):
-            content = read_regular(path)
+            content = store.read(key)
             if sha256_bytes(content) != sha256:
                 raise DamageError(f"{path}: not what the plan wrote; {remedy}")
             held = load_tensors(content)
@@ -83,10 +84,9 @@ def files_to_replace(memory: Memory, changes: Changes, added: int) -> list[Catal
     touched[changes.moved] = True
     numbers = RowNumbers(memory)
     replaced, others = [], []
-    directory = memory.catalog.directory
     written = added - changes.removed
     for file in memory.manifest.files:
-        batches = read_catalog_file(directory, file, ("segment", "row")) if touched.any() else ()
+        batches = read_catalog_file(memory.store, file, ("segment", "row")) if touched.any() else ()
         if any(touched[numbers.of_batch(batch)].any() for batch in batches):
             replaced.append(file)
             written += file.rows
@@ -106,7 +106,7 @@ def surviving_rows(memory: Memory, changes: Changes, files: Sequence[CatalogFile
     elsewhere = np.zeros(len(changes.dead), np.bool_)
     elsewhere[changes.moved] = True
     for file in files:
-        for batch in read_catalog_file(memory.catalog.directory, file):
+        for batch in read_catalog_file(memory.store, file):
             rows = numbers.of_batch(batch)
             if elsewhere[rows].any():
                 batch = _moved(batch, rows, elsewhere[rows], changes)

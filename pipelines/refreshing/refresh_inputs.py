@@ -11,7 +11,7 @@ from ... import UsageError
 from ...encoders.models import LoadedModel, load_model
 from ...storage.inputs import STDIN
 from ...storage.memory import Memory
-from ...storage.paths import local_path
+from ...storage.stores import Place
 from ..corpus import Corpus
 from ..encoding.encoding_job import Encoding
 from .deletions import DeletionList
@@ -48,7 +48,7 @@ class RefreshInputs:
         cls,
         *,
         sources: Sequence[str],
-        memory: str | Path,
+        memory: Place,
         model: str | None = None,
         format: str | None = None,
         fields: Mapping[str, str] | None = None,
@@ -72,10 +72,10 @@ class RefreshInputs:
             raise UsageError("standard input (-) is named twice; name it once")
         corpus = Corpus(names, format=format, fields=fields, mixed=mixed, may_be_empty=partial)
         listed = None if deleted is None else DeletionList(str(deleted))
-        base = Memory.open(local_path(memory))
+        base = Memory.open(memory)
         return cls(
             base=base,
-            encoding=Encoding.checked(_model(model, base), base.identity, base.directory),
+            encoding=Encoding.checked(_model(model, base), base.identity, base.location),
             corpus=corpus,
             deleted=listed,
             sources=names,
@@ -118,6 +118,6 @@ def _model(name: str | None, base: Memory) -> LoadedModel:
         if name is not None:
             raise
         raise UsageError(
-            f"{base.directory} was made by the encoder {encoder.name} from {encoder.source}, which is not there any "
+            f"{base.location} was made by the encoder {encoder.name} from {encoder.source}, which is not there any "
             f"more; give it with --model"
         ) from error

@@ -34,7 +34,7 @@ class RefreshJob:
 
     def __init__(self, inputs: RefreshInputs, progress: Progress | None = None) -> None:
         self._inputs, self._base = inputs, inputs.base
-        self.job = Job(self._base.directory, "refresh", inputs.depends_on(), base=self._base.version, progress=progress)
+        self.job = Job(self._base.store, "refresh", inputs.depends_on(), base=self._base.version, progress=progress)
         self.planned: Mapping[str, Any] = {}
 
     def run(self, engine: Engine) -> Manifest:
@@ -52,7 +52,7 @@ class RefreshJob:
             raise InputError(why)
         if counts.nothing:
             return self._base.manifest
-        changes = Changes.load(self.job.ledger.directory / _CHANGES, planned["changes_sha256"])
+        changes = Changes.load(self.job.store, self._changes_key, planned["changes_sha256"])
         sealed = None
         if counts.passages_added:
             sealed = encode_segment(
@@ -64,16 +64,20 @@ class RefreshJob:
             )
         return self._commit(counts, changes, planned, sealed)
 
+    @property
+    def _changes_key(self) -> str:
+        return f"{self.job.ledger.key}/{_CHANGES}"
+
     def _plan(self) -> dict[str, Any]:
-        with self.job.timed("plan"):
-            found = compare(self._inputs, self.job.progress, writer=self.job.segment, rejects=self.job.rejects)
+        with self.job.timed("plan"), self.job.reject_file() as rejects:
+            found = compare(self._inputs, self.job.progress, writer=self.job.segment, rejects=rejects)
             if (why := refusal(self._inputs, found.counts, found.removed)) is not None:
                 raise InputError(why)
             return {
                 "rows": found.counts.passages_added,
                 "plan": found.plan.to_json(),
                 "counts": asdict(found.counts),
-                "changes_sha256": found.changes.save(self.job.ledger.directory / _CHANGES),
+                "changes_sha256": found.changes.save(self.job.store, self._changes_key),
                 "kept_rejected": found.kept_rejected,
                 "kept_absent": found.kept_absent,
                 "removed": found.removed,

@@ -78,7 +78,7 @@ def refusal(inputs: RefreshInputs, counts: RefreshCounts, examples: Sequence[str
     why = "whose text is empty in the feed" if inputs.partial else "which the sources do not hold"
     more = " …" if unasked > len(examples) else ""
     return (
-        f"{inputs.base.directory}: {unasked:,} of {articles:,} articles ({100 * unasked / articles:.3g} %), {why}, "
+        f"{inputs.base.location}: {unasked:,} of {articles:,} articles ({100 * unasked / articles:.3g} %), {why}, "
         f"would be removed ({', '.join(examples)}{more}), more than {shown_limit(inputs.max_removed)}, so nothing was "
         f"changed; if they are to go, run it again with --max-removed {unasked}"
     )

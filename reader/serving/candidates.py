@@ -120,7 +120,7 @@ class ProvidedPassages:
         """InputError naming, with file and line, the queries of `queries` that bring a passage the memory lacks, and
         those that were to bring some and have none."""
         problems = Problems()
-        where = f"version {self._memory.version} of {self._memory.directory}"
+        where = f"version {self._memory.version} of {self._memory.location}"
         for group in _groups(queries, _AT_ONCE):
             for query, resolved in zip(group, self.resolve(group), strict=True):
                 absent = [

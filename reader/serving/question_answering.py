@@ -116,7 +116,7 @@ class Reader:
     ) -> None:
         snapshot = memory.snapshot
         check_answers(model, grounded=False)
-        check_encoder(model, snapshot.identity, snapshot.directory)
+        check_encoder(model, snapshot.identity, snapshot.location)
         check_passages(snapshot)
         self._model, self._memory = model, memory
         self._precision, self._batch_size = precision, batch_size
@@ -333,7 +333,7 @@ def find_reader(memory: MemorySnapshot) -> LoadedModel:
             return model
     raise UsageError(
         f"no reader is known for the encoder of this memory ({encoder.name})",
-        where=str(memory.directory),
+        where=str(memory.location),
         remedy="name a model directory with a decoder whose lower layers made the memory (--model)",
     )
 

@@ -8,6 +8,7 @@ language of its stemmer is chosen once: indexes of later versions take it over.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import weakref
@@ -21,10 +22,10 @@ from ... import DamageError, GlimmerError, MismatchError, StorageError, UsageErr
 from ...encoders.compilation import cache_directory
 from ...progress import Progress, Quiet
 from ...storage import temporary
-from ...storage.files import read_regular
 from ...storage.memory import Memory
 from ...storage.sealed import read_seal
-from ...storage.version_indexes import FIRST_STAGE, INDEXES, first_stage_damage, index_directory
+from ...storage.stores import LocalStore, Place, Store, open_store
+from ...storage.version_indexes import FIRST_STAGE, INDEXES, first_stage_damage, index_key
 from .analysis import DEFAULT_LANGUAGE, LANGUAGES, check_language
 from .prefetch import prefetched
 from .retrieval import MANIFEST, Bm25Index, build_index, passages_digest, share_index
@@ -45,7 +46,7 @@ def check_passages(memory: Memory) -> None:
     """UsageError unless the version that `memory` is pinned to has passages to find."""
     if not memory.passages:
         raise UsageError(
-            f"{memory.directory}: version {memory.version} holds no passages; encode a corpus into it, or choose "
+            f"{memory.location}: version {memory.version} holds no passages; encode a corpus into it, or choose "
             "another version"
         )
 
@@ -71,7 +72,7 @@ def open_index(
     if language is not None:
         check_language(language)
     progress = progress or Quiet()
-    home = memory.index_directory / DIRECTORY
+    home = _home(memory, memory.version)
     places = _places(memory)
     manifest = index_manifest(memory)
     if not rebuild:
@@ -81,7 +82,7 @@ def open_index(
         for damage in damages:
             progress.say(f"{damage.problem}; it is built again")
     chosen = language or _language_before(memory)
-    if _has_link(memory):  # what is replaced there would be deleted outside the memory
+    if home is not None and _has_link(memory):  # what is replaced there would be deleted outside the memory
         places = places[1:]
     refused: StorageError | None = None
     for place in places:
@@ -96,8 +97,8 @@ def open_index(
                 found = Bm25Index.open(place, manifest, language=chosen)
             except (MismatchError, DamageError, StorageError):
                 continue  # another process put its own there
-            if place != home:
-                progress.say(f"the index cannot be put into {memory.directory}, it is kept in {place}")
+            if home not in (None, place):
+                progress.say(f"the index cannot be put into {memory.location}, it is kept in {place}")
             return found
     return _temporary(memory, chosen, progress, refused)
 
@@ -140,12 +141,12 @@ def index_language(memory: Memory) -> str:
 
 
 def index_new_version(
-    directory: Path, version: int, *, before: Iterable[int], wanted: bool | None, progress: Progress | None = None
+    place: Place, version: int, *, before: Iterable[int], wanted: bool | None, progress: Progress | None = None
 ) -> None:
     """Gives a version that was just committed its first-stage index, if it is wanted.
 
     Args:
-        directory: the memory.
+        place: the memory.
         version: the new version.
         before: the versions it came from.
         wanted: whether it shall have one; None where one of those `before` has.
@@ -155,35 +156,41 @@ def index_new_version(
     told and not raised.
     """
     progress = progress or Quiet()
-    if not (has_index(directory, before) if wanted is None else wanted):
+    store = open_store(place)
+    if not (has_index(store, before) if wanted is None else wanted):
         return
     try:
-        memory = Memory.open(directory, version)
+        memory = Memory.open(store, version)
         if memory.passages:
             open_index(memory, progress=progress)
     except GlimmerError as error:
         progress.say(f"version {version} is committed, but its first-stage index cannot be built yet: {error}")
 
 
-def rebuilt_index(directory: Path, version: int | None, progress: Progress) -> Path | None:
-    """Builds a version's index in the memory again; where it is, None if that cannot be. Raises StorageError."""
+def rebuilt_index(store: Store, version: int | None, progress: Progress) -> str | None:
+    """Builds a version's index in the memory again; its key, None if that cannot be. Raises StorageError."""
     try:
-        memory = Memory.open(directory, version)
+        memory = Memory.open(store, version)
         open_index(memory, progress=progress, rebuild=True)
     except DamageError:  # texts that are lost
         return None
-    place = memory.index_directory / DIRECTORY
-    return None if first_stage_damage(directory, memory.version) else place
+    return None if first_stage_damage(store, memory.version) else f"{memory.index_key}/{DIRECTORY}"
 
 
-def has_index(directory: Path, versions: Iterable[int]) -> bool:
+def has_index(store: Store, versions: Iterable[int]) -> bool:
     """Whether one of `versions` has a first-stage index in the memory."""
-    return any((index_directory(directory, version) / DIRECTORY).exists() for version in versions)
+    return any(store.exists(f"{index_key(version)}/{DIRECTORY}") for version in versions)
+
+
+def _home(memory: Memory, version: int) -> Path | None:
+    """The directory for the index of `version` in the memory; None where that has no directories."""
+    return memory.store.local_path(f"{index_key(version)}/{DIRECTORY}")
 
 
 def _places(memory: Memory) -> list[Path]:
-    """Where an index of the version may stand: in the memory, in the user's cache."""
-    return [memory.index_directory / DIRECTORY, _cache() / _key(memory) / DIRECTORY]
+    """Where an index of the version may stand: in the memory if that has directories, in the user's cache."""
+    home, cached = _home(memory, memory.version), _cache() / _key(memory) / DIRECTORY
+    return [cached] if home is None else [home, cached]
 
 
 def _cache() -> Path:
@@ -205,20 +212,18 @@ def _made(place: Path) -> float:
 
 
 def _has_link(memory: Memory) -> bool:
-    home = memory.index_directory
-    return any(path.is_symlink() for path in (home.parent, home, home / DIRECTORY))
+    keys = (INDEXES, memory.index_key, f"{memory.index_key}/{DIRECTORY}")
+    return any(entry.link for key in keys for entry in itertools.islice(memory.store.walk(key), 1))
 
 
 def _language_before(memory: Memory) -> str:
     """The language of this version's index, whatever its state, of the nearest version before, or of a cached one."""
-    cached = [path / DIRECTORY for path in _cache().glob(f"{memory.manifest.identity_sha256[:16]}-*")]
-    for place in [
-        memory.index_directory / DIRECTORY,
-        *(index_directory(memory.directory, version) / DIRECTORY for version in _indexed(memory, below=memory.version)),
-        *sorted(cached, key=_made, reverse=True),
-    ]:
+    of_memory = f"{memory.manifest.identity_sha256[:16]}-"
+    cached = [_cache() / name / DIRECTORY for name in LocalStore(_cache()).names() if name.startswith(of_memory)]
+    homes = [_home(memory, version) for version in (memory.version, *_indexed(memory, below=memory.version))]
+    for place in [*filter(None, homes), *sorted(cached, key=_made, reverse=True)]:
         try:
-            found = _LANGUAGE.search(read_regular(place / MANIFEST, most=1 << 20))
+            found = _LANGUAGE.search(LocalStore(place).read(MANIFEST, most=1 << 20))
         except (OSError, DamageError):
             continue
         if found is not None and found.group(1).decode() in LANGUAGES:
@@ -229,8 +234,8 @@ def _language_before(memory: Memory) -> str:
 def _indexed(memory: Memory, *, below: int | None = None) -> list[int]:
     """Versions that have a directory of indexes, the newest first."""
     try:
-        names = [path.name for path in (memory.directory / INDEXES).iterdir() if re.fullmatch("[0-9]{1,18}", path.name)]
-    except OSError:
+        names = [name for name in memory.store.names(INDEXES) if re.fullmatch("[0-9]{1,18}", name)]
+    except StorageError:
         return []
     return sorted((int(name) for name in names if below is None or int(name) < below), reverse=True)
 
@@ -243,7 +248,9 @@ def _shared(memory: Memory, place: Path, language: str) -> bool:
     """
     digest = ""
     for version in _indexed(memory):
-        other = index_directory(memory.directory, version) / DIRECTORY
+        other = _home(memory, version)
+        if other is None:
+            continue
         try:
             content = read_seal(other / MANIFEST)
             if version == memory.version or content is None or content.get("passages") != memory.passages:

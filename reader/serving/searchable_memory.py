@@ -50,7 +50,7 @@ class Memory(Mapping[str, Passage]):
         self._snapshot: MemorySnapshot | None = snapshot
         self._progress = progress
         self._described = (
-            f"<glimmer.Memory {str(snapshot.directory)!r}, version {snapshot.version}: {snapshot.passages:,} passages, "
+            f"<glimmer.Memory {str(snapshot.location)!r}, version {snapshot.version}: {snapshot.passages:,} passages, "
             f"{snapshot.tokens:,} tokens of width {snapshot.codec.width} from {snapshot.identity.encoder.name!r}, "
             f"codec {snapshot.codec.name!r}>"
         )
@@ -69,7 +69,7 @@ class Memory(Mapping[str, Passage]):
     @property
     def path(self) -> str:
         """The memory's directory."""
-        return str(self.snapshot.directory)
+        return str(self.snapshot.location)
 
     @property
     def version(self) -> int:
@@ -213,7 +213,7 @@ class Memory(Mapping[str, Passage]):
         for each in ids:
             if found.get(each, -1) < 0:
                 raise PassageNotFoundError(
-                    f"there is no passage {each!r}", where=f"version {snapshot.version} of {snapshot.directory}"
+                    f"there is no passage {each!r}", where=f"version {snapshot.version} of {snapshot.location}"
                 )
         return np.array([found[each] for each in ids], np.int64)
 

@@ -47,7 +47,7 @@ def thin(memory: Path, keep: Callable[[int], bool], base: int) -> None:
     """A version without the passages whose number in the payload's order `keep` refuses."""
     opened, add, number = Memory.open(memory, base), [], 0
     for file in opened.manifest.files:
-        for batch in read_catalog_file(opened.catalog.directory, file):
+        for batch in read_catalog_file(opened.store, file):
             add.append(batch.filter([keep(number + at) for at in range(batch.num_rows)]))
             number += batch.num_rows
     names = [file.name for file in opened.manifest.files]

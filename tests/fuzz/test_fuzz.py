@@ -39,7 +39,7 @@ from glimmer.storage.identity import Identity
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.manifest import CHECKSUM_KEY, MANIFEST_KEY
 from glimmer.storage.memory import Memory
-from glimmer.storage.segment_layout import segment_directory
+from glimmer.storage.segment_layout import segment_key
 from glimmer.storage.segment_writer import SegmentWriter
 from glimmer.storage.verify import verify
 
@@ -381,11 +381,11 @@ def test_bent_memory_json(data: st.DataObject, kit: Any) -> None:
 def test_bent_ledgers(data: st.DataObject, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "job")
     ledger.write_plan({"rows": 3})
-    path = ledger.directory / "plan.json"
+    path = Path(ledger.name) / "plan.json"
     path.write_bytes(data.draw(bent_bytes(path.read_bytes())))
-    (ledger.directory / "shards").mkdir(exist_ok=True)
+    (Path(ledger.name) / "shards").mkdir(exist_ok=True)
     record = data.draw(st.one_of(st.binary(max_size=60), st.sampled_from([b"", b"00000000 {}", b"\xff"])))
-    (ledger.directory / "shards" / "0-1024.json").write_bytes(record)
+    (Path(ledger.name) / "shards" / "0-1024.json").write_bytes(record)
     with only_inside(tmp_path):
         assert ledger.records() == {}
         assert ledger.progress().shards == 1, "by names alone"
@@ -419,7 +419,7 @@ def test_bent_log_entries(data: st.DataObject, sent: Path) -> None:
 @pytest.mark.parametrize("name", ["..", "../bait", "/etc", "a/b", "", ".tmp-x", "A", "a" * 65, "a\0b", "a\n"])
 def test_names_that_leave_their_directory_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(DamageError):
-        segment_directory(tmp_path, name)
+        segment_key(name, tmp_path)
     with pytest.raises(UsageError):
         SegmentWriter(tmp_path, name)
     with pytest.raises(UsageError):

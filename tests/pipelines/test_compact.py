@@ -34,7 +34,7 @@ def without(memory: Path, gone: set[str], job: str = "thinned") -> int:
     base = Memory.open(memory)
     add = []
     for file in base.manifest.files:
-        for batch in read_catalog_file(base.catalog.directory, file):
+        for batch in read_catalog_file(base.store, file):
             keep = [name not in gone for name in batch.column("passage_id").to_pylist()]
             add.append(batch.filter(keep))
     names = [file.name for file in base.manifest.files]
@@ -63,7 +63,7 @@ def test_sparse_segments_become_one_and_every_passage_stays_what_it_was(sparse: 
     assert verify(sparse).sound
     assert (after.manifest.operation, after.manifest.rows_added, after.manifest.rows_removed) == ("compact", 0, 0)
     assert content(before) == expected, "a reader pinned to the old version goes on"
-    assert not Ledger(sparse, result.job).directory.exists()
+    assert not Path(Ledger(sparse, result.job).name).exists()
 
 
 def test_nothing_sparse_means_nothing_to_do_and_no_commit(sparse: Path) -> None:

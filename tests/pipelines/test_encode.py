@@ -91,7 +91,7 @@ def test_a_corpus_becomes_a_verified_memory(model: Path, corpus_of: CorpusMaker,
     assert verify(tmp_path / "m").sound
     assert result.compression == memory.tokens * memory.codec.width * 2 / result.code_bytes_written
     # The ledger of a finished job is gone; what it made is in the history.
-    assert not Ledger(tmp_path / "m", result.job).directory.exists()
+    assert not Path(Ledger(tmp_path / "m", result.job).name).exists()
 
 
 def test_stored_codes_are_what_the_encoder_gives(model: Path, corpus_of: CorpusMaker, tmp_path: Path) -> None:

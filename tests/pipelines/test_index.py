@@ -48,7 +48,7 @@ def memory(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
 
 
 def home_of(memory: Memory) -> Path:
-    return memory.directory / "indexes" / "1" / "bm25"
+    return memory.location / "indexes" / "1" / "bm25"
 
 
 def made_at(index: Bm25Index) -> int:
@@ -93,7 +93,7 @@ def test_an_index_of_the_format_before_is_rebuilt_without_a_word(memory: Memory)
     content = json.loads(path.read_text())
     del content["manifest_sha256"]
     path.write_text(json.dumps({**content, "format_version": 1, "tokenizer": "en_stem"}))
-    assert verify(memory.directory).sound
+    assert verify(memory.location).sound
     heard = Heard()
     assert open_index(memory, progress=heard).count == memory.passages
     assert heard.said == []
@@ -115,19 +115,19 @@ def test_a_flipped_bit_is_found_when_it_is_opened(memory: Memory) -> None:
 
 
 def test_where_the_memory_cannot_be_written_it_goes_to_the_cache(memory: Memory, tmp_path: Path) -> None:
-    shutil.rmtree(memory.directory / "indexes" / "1")
-    (memory.directory / "indexes" / "1").write_text("in the way")
+    shutil.rmtree(memory.location / "indexes" / "1")
+    (memory.location / "indexes" / "1").write_text("in the way")
     heard = Heard()
     index = open_index(memory, progress=heard)
     assert index.directory.is_relative_to(tmp_path / "cache")
-    assert heard.said == [f"the index cannot be put into {memory.directory}, it is kept in {index.directory}"]
+    assert heard.said == [f"the index cannot be put into {memory.location}, it is kept in {index.directory}"]
     assert made_at(open_index(memory)) == made_at(index)
 
 
 @pytest.mark.parametrize("linked", ["indexes", "indexes/1", "indexes/1/bm25"])
 def test_nothing_is_built_through_a_link(memory: Memory, tmp_path: Path, linked: str) -> None:
     """What is replaced there would be somebody else's."""
-    theirs, path = tmp_path / "theirs", memory.directory / linked
+    theirs, path = tmp_path / "theirs", memory.location / linked
     place = theirs / Path("indexes/1/bm25").relative_to(linked)
     place.mkdir(parents=True)
     (place / "letter").write_text("dear")
@@ -140,8 +140,8 @@ def test_nothing_is_built_through_a_link(memory: Memory, tmp_path: Path, linked:
 def test_where_nothing_can_be_written_it_lives_as_long_as_it_is_used(
     memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.rmtree(memory.directory / "indexes" / "1")
-    (memory.directory / "indexes" / "1").write_text("in the way")
+    shutil.rmtree(memory.location / "indexes" / "1")
+    (memory.location / "indexes" / "1").write_text("in the way")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GLIMMER_CACHE", str(tmp_path / "file"))
     index = open_index(memory)
@@ -153,4 +153,4 @@ def test_where_nothing_can_be_written_it_lives_as_long_as_it_is_used(
 
 def test_a_version_without_passages_has_no_index(memory: Memory) -> None:
     with pytest.raises(UsageError, match="version 0 holds no passages"):
-        open_index(Memory.open(memory.directory, 0))
+        open_index(Memory.open(memory.location, 0))

@@ -26,11 +26,11 @@ memory, role, rounds, seed = Memory.open(sys.argv[1]), sys.argv[2], int(sys.argv
 chance, found, said = random.Random(seed), [], []
 for number in range(rounds):
     if role == "deletes" and chance.random() < 0.3:
-        shutil.rmtree(memory.index_directory / DIRECTORY, ignore_errors=True)
+        shutil.rmtree(memory.store.local_path(f"{memory.index_key}/{DIRECTORY}"), ignore_errors=True)
     index = open_index(memory, rebuild=role == "rebuilds")
     (hits,) = index.search([sys.argv[5]], 5)
     found.append(hits.positions.tolist())
-    said.append(index.directory.is_relative_to(memory.directory))
+    said.append(index.directory.is_relative_to(memory.location))
 print(json.dumps([found, said]))
 """
 

@@ -43,7 +43,7 @@ def without(memory: Path, gone: set[str]) -> int:
     base = Memory.open(memory)
     add = []
     for file in base.manifest.files:
-        for batch in read_catalog_file(base.catalog.directory, file):
+        for batch in read_catalog_file(base.store, file):
             add.append(batch.filter([name not in gone for name in batch.column("passage_id").to_pylist()]))
     names = [file.name for file in base.manifest.files]
     return commit(memory, base=base.version, job="thinned", operation="refresh", add=add, remove=names).version

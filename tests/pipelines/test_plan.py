@@ -106,7 +106,7 @@ def test_shards_hold_1024_rows_and_a_segment_reads_them_back(tmp_path: Path) -> 
     rows = [p for shard in range(3) for p in writer.read_text(shard)]
     assert [r.article_id for r in rows] == [f"a{i}" for i in range(2500)]
     assert rows == run(source, window=64)[1]
-    files = sorted((writer.directory / "text").iterdir())
+    files = sorted((Path(writer.name) / "text").iterdir())
     before = [f.read_bytes() for f in files]
     plan(sources=[source], tokenise=by_words, window=64, writer=writer)
     assert [f.read_bytes() for f in files] == before

@@ -19,7 +19,7 @@ from glimmer.pipelines.maintenance.repair import repair
 from glimmer.pipelines.refresh import refresh
 from glimmer.reader.serving.retrieval_index import open_index
 from glimmer.storage.catalog import Catalog
-from glimmer.storage.healing import Scratch, unflipped
+from glimmer.storage.healing import RemadeShard, unflipped
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 
@@ -151,7 +151,7 @@ def lose_text(memory: Path, rows: int = 1) -> list[str]:
     """Damages the text of the first `rows` rows of shard 0; the ids of their live passages."""
     opened = Memory.open(memory)
     path = big(memory) / "text/0.arrow"
-    at = next(n for n, reader in enumerate(opened.readers) if reader.directory == big(memory))
+    at = next(n for n, reader in enumerate(opened.readers) if reader.store.local_path(reader.key) == big(memory))
     segment, row = opened.rows(np.arange(opened.passages))
     first = np.flatnonzero((segment == at) & (row < 1024))
     chosen = first[np.argsort(row[first])][:rows]
@@ -224,7 +224,7 @@ def test_where_equal_bytes_cannot_be_had_the_rows_move_to_a_new_segment(
     """As with another build of the compressor: what is written is right, but not the recorded bytes."""
     expected = content(memory)
     (big(memory) / "codes/c.1.0.0").unlink()
-    monkeypatch.setattr(Scratch, "put_back", lambda *_: False)
+    monkeypatch.setattr(RemadeShard, "put_back", lambda *_: False)
     result = repair(memory=memory)
     assert result.sound, result.remaining
     assert result.new_version == 4, "the restored rows, then what else the segment held"

@@ -23,6 +23,7 @@ from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory, rollback
 from glimmer.storage.removal import remove_tree
 from glimmer.storage.segment_writer import SegmentWriter
+from glimmer.storage.stores import LocalStore
 from glimmer.storage.verify import verify
 
 DAY = datetime.timedelta(days=1)
@@ -95,7 +96,7 @@ def test_the_newest_versions_and_those_in_use_within_the_threshold_are_kept(roll
 def test_files_younger_than_the_threshold_stay(rolled_back: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     later = time.time() + 30 * 86400
     monkeypatch.setattr(module.time, "time", lambda: later)
-    monkeypatch.setattr(module, "file_system_time", lambda _: later)
+    monkeypatch.setattr(LocalStore, "clock", lambda _: later)
     recent = later - 3600
     os.utime(rolled_back / "segments/seg-job-1/codes/c.0.0.0", (recent, recent))
     result = vacuum(memory=rolled_back, keep_versions=1)
@@ -123,12 +124,12 @@ def test_a_running_job_keeps_all_it_has(kit: Any, rolled_back: Path) -> None:
     with ledger.lock():
         ledger.write_plan({"rows": 1})
         writer.write_text(0, [kit.passage(5)])
-        (writer.directory / "text/.tmp-1.arrow-ab").write_bytes(b"")
+        (Path(writer.name) / "text/.tmp-1.arrow-ab").write_bytes(b"")
         age(rolled_back, 300)
         result = vacuum(memory=rolled_back, older_than=NOW, keep_versions=1)
         assert result.kept_jobs == (job,)
         assert ledger.read_plan() == {"rows": 1}
-        assert names(writer.directory / "text") == {"0.arrow", ".tmp-1.arrow-ab"}
+        assert names(Path(writer.name) / "text") == {"0.arrow", ".tmp-1.arrow-ab"}
 
 
 def test_an_unfinished_job_can_go_on_until_it_is_older_than_the_threshold(kit: Any, rolled_back: Path) -> None:
@@ -142,8 +143,8 @@ def test_an_unfinished_job_can_go_on_until_it_is_older_than_the_threshold(kit: A
     age(rolled_back / "segments", 30)
     gone = vacuum(memory=rolled_back, older_than=DAY, keep_versions=1)
     assert {f"jobs/{job}", f"segments/{segment_id(job)}"} <= set(gone.paths)
-    assert not ledger.directory.exists()
-    assert not writer.directory.exists()
+    assert not Path(ledger.name).exists()
+    assert not Path(writer.name).exists()
 
 
 def test_ledgers_of_finished_jobs_and_leftovers_of_killed_ones_go(rolled_back: Path) -> None:

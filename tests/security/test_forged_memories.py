@@ -263,7 +263,8 @@ def test_an_id_map_that_points_beyond_the_segments_is_built_again(sent: Path, ma
         for name, (first, rows) in idmap.segment_bases({n: e.rows for n, e in opened.segments.items()}).items()
     }
     idmap.build_id_map(
-        path,
+        opened.store,
+        f"{opened.index_key}/ids.map",
         catalog.scan(opened.manifest, idmap.SCAN_COLUMNS),
         rows=20,
         bases=bases,
@@ -285,7 +286,8 @@ def test_a_passage_with_more_tokens_than_the_window_is_damage(sent: Path) -> Non
         for batch in Catalog(sent).scan(opened.manifest, idmap.SCAN_COLUMNS)
     ]
     idmap.build_id_map(
-        path,
+        opened.store,
+        f"{opened.index_key}/ids.map",
         batches,
         rows=20,
         bases=idmap.segment_bases({name: entry.rows for name, entry in opened.segments.items()}),

@@ -27,6 +27,7 @@ from glimmer.storage.manifest import CatalogFile
 from glimmer.storage.memory import Memory
 from glimmer.storage.passage import PASSAGE_SCHEMA
 from glimmer.storage.segment_writer import DIGEST_SCHEMA, read_digests
+from glimmer.storage.stores import LocalStore
 from glimmer.storage.text_shards import TextShard
 from glimmer.storage.verify import verify
 
@@ -84,7 +85,7 @@ def test_the_id_map_is_built_again_when_it_is_no_plain_file(kind: str, sent: Pat
 def test_a_ledger_is_made_of_plain_files(kind: str, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "job")
     ledger.write_plan({"rows": 3})
-    for path in (ledger.directory / "plan.json", ledger.directory / "shards" / "0-1024.json"):
+    for path in (Path(ledger.name) / "plan.json", Path(ledger.name) / "shards" / "0-1024.json"):
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
         if kind == "fifo":
@@ -186,7 +187,7 @@ def test_a_compressed_text_shard_is_refused_before_it_is_expanded(codec: str, tm
     assert path.stat().st_size < 1 << 20
     before = pa.total_allocated_bytes()
     with pytest.raises(DamageError, match="compressed"):
-        TextShard(path)
+        TextShard(LocalStore(tmp_path), "0.arrow")
     assert pa.total_allocated_bytes() - before < 1 << 20
 
 
@@ -198,7 +199,7 @@ def test_compressed_digests_are_refused_before_they_are_expanded(tmp_path: Path)
     path = tmp_path / "digests.arrow"
     path.write_bytes(content)
     with pytest.raises(DamageError, match="compressed"):
-        read_digests(path, sha256_bytes(content), "repair", shards=50_000)
+        read_digests(LocalStore(tmp_path), "digests.arrow", sha256_bytes(content), "repair", shards=50_000)
 
 
 def test_digests_of_more_shards_than_there_are_is_refused(tmp_path: Path) -> None:
@@ -211,11 +212,13 @@ def test_digests_of_more_shards_than_there_are_is_refused(tmp_path: Path) -> Non
     content = sink.getvalue().to_pybytes()
     path = tmp_path / "digests.arrow"
     path.write_bytes(content)
-    assert len(read_digests(path, sha256_bytes(content), "repair", shards=1000)) == 1000
+    assert (
+        len(read_digests(LocalStore(tmp_path), "digests.arrow", sha256_bytes(content), "repair", shards=1000)) == 1000
+    )
     with pytest.raises(DamageError, match=r"at most 999|more than such"):
-        read_digests(path, sha256_bytes(content), "repair", shards=999)
+        read_digests(LocalStore(tmp_path), "digests.arrow", sha256_bytes(content), "repair", shards=999)
     with pytest.raises(DamageError, match="more than such a file ever has"):
-        read_digests(path, sha256_bytes(content), "repair", shards=2)
+        read_digests(LocalStore(tmp_path), "digests.arrow", sha256_bytes(content), "repair", shards=2)
 
 
 @pytest.mark.parametrize("rows", [1 << 62, -1, 2000])
@@ -233,7 +236,7 @@ def test_a_text_shard_with_a_forged_number_of_rows_is_refused(rows: int, tmp_pat
     path = tmp_path / "0.arrow"
     path.write_bytes(bent)
     with pytest.raises(DamageError) as caught:
-        TextShard(path)
+        TextShard(LocalStore(tmp_path), "0.arrow")
     one_line(caught.value)
 
 
@@ -257,7 +260,8 @@ def test_a_chunk_that_would_expand_without_end_is_refused_within_its_own_size(se
 
 def catalog_file(directory: Path, table: pa.Table, **settings: Any) -> CatalogFile:
     """A file of the right columns with whatever else, and the manifest's entry that vouches for it."""
-    path = directory / f"part-00000-{'0' * 32}.parquet"
+    path = directory / f"passages/part-00000-{'0' * 32}.parquet"
+    path.parent.mkdir()
     pq.write_table(table, path, **{"compression": "zstd", "write_page_checksum": True, **settings})
     content = path.read_bytes()
     return CatalogFile(
@@ -285,9 +289,9 @@ def rows(count: int, **changes: Any) -> pa.Table:
 
 def test_what_is_written_is_read_with_or_without_dictionaries(tmp_path: Path) -> None:
     table = rows(300).sort_by([("segment", "ascending"), ("row", "ascending")])
-    (file,) = write_catalog_files(tmp_path, [table])
-    assert pa.Table.from_batches(read_catalog_file(tmp_path, file, batch_rows=100)).equals(table)
-    assert [batch.schema.names for batch in read_catalog_file(tmp_path, file, ["row", "segment"])] == [
+    (file,) = write_catalog_files(LocalStore(tmp_path), [table])
+    assert pa.Table.from_batches(read_catalog_file(LocalStore(tmp_path), file, batch_rows=100)).equals(table)
+    assert [batch.schema.names for batch in read_catalog_file(LocalStore(tmp_path), file, ["row", "segment"])] == [
         ["row", "segment"]
     ]
 
@@ -299,7 +303,7 @@ def test_a_file_with_more_rows_than_its_manifest_counts_is_refused_before_they_a
     few = CatalogFile(**{name: getattr(file, name) for name in CatalogFile.__dataclass_fields__} | {"rows": 5})
     before = pa.total_allocated_bytes()
     with pytest.raises(DamageError, match="not a catalog file of this version"):
-        list(read_catalog_file(tmp_path, few))
+        list(read_catalog_file(LocalStore(tmp_path), few))
     assert pa.total_allocated_bytes() - before < 1 << 20
 
 
@@ -312,7 +316,7 @@ def test_one_long_value_of_many_rows_is_not_repeated_for_each(column: str, tmp_p
     columns = [long if f.name == column else table.column(f.name) for f in CATALOG_SCHEMA]
     file = catalog_file(tmp_path, pa.Table.from_arrays(columns, schema=pa.schema(fields)), store_schema=False)
     with pytest.raises(DamageError, match="more than there can be"):
-        list(read_catalog_file(tmp_path, file))
+        list(read_catalog_file(LocalStore(tmp_path), file))
 
 
 def test_pages_that_expand_beyond_the_limit_are_refused(tmp_path: Path) -> None:
@@ -320,16 +324,16 @@ def test_pages_that_expand_beyond_the_limit_are_refused(tmp_path: Path) -> None:
     file = catalog_file(tmp_path, table, use_dictionary=False)
     assert file.bytes < 1 << 20
     with pytest.raises(DamageError, match="more than a catalog file has"):
-        list(read_catalog_file(tmp_path, file))
+        list(read_catalog_file(LocalStore(tmp_path), file))
 
 
 def test_rows_that_nobody_could_read_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="shorter article ids"):
-        list(write_catalog_files(tmp_path, [rows(300, article_id="x" * (1 << 16))]))
+        list(write_catalog_files(LocalStore(tmp_path), [rows(300, article_id="x" * (1 << 16))]))
 
 
 def test_a_catalog_file_of_another_size_is_not_read(tmp_path: Path) -> None:
-    (file,) = write_catalog_files(tmp_path, [rows(3)])
-    os.truncate(tmp_path / file.name, 1 << 40)
+    (file,) = write_catalog_files(LocalStore(tmp_path), [rows(3)])
+    os.truncate(tmp_path / "passages" / file.name, 1 << 40)
     with pytest.raises(DamageError, match="expected"):
-        list(read_catalog_file(tmp_path, file))
+        list(read_catalog_file(LocalStore(tmp_path), file))

@@ -5,17 +5,51 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from glimmer.storage.stores import InMemoryStore, Store, open_store
+
+
+@pytest.fixture(params=["local", "in memory"])
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    """Makes empty stores of one kind; every test that asks for one runs over both kinds."""
+    made: list[Store] = []
+
+    def make() -> Store:
+        name = f"memory-{len(made)}"
+        place = tmp_path / name if request.param == "local" else f"memory://{request.node.name}/{name}"
+        made.append(open_store(place))
+        return made[-1]
+
+    yield make
+    for store in made:
+        if isinstance(store, InMemoryStore):
+            store.forget()
+
+
+@pytest.fixture
+def store(new_store: Callable[[], Store]) -> Store:
+    """An empty store."""
+    return new_store()
+
+
+@pytest.fixture
+def memory(kit: Any, store: Store) -> Store:
+    """The store of a memory of two segments, 1,100 passages (two shards) and 50."""
+    kit.memory(store, 1100, 50)
+    return store
+
 
 @pytest.fixture
 def memory_path(kit: Any, tmp_path: Path) -> Path:
-    """A memory of two segments, 1,100 passages (two shards) and 50."""
-    return kit.memory(tmp_path / "memory", 1100, 50)
+    """The directory of a memory like that."""
+    path = tmp_path / "memory"
+    kit.memory(path, 1100, 50)
+    return path
 
 
 @pytest.fixture

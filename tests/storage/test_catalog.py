@@ -6,6 +6,7 @@ import datetime
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +21,28 @@ from glimmer import ConflictError, DamageError, StorageError, UsageError
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.catalog_files import CATALOG_SCHEMA, passage_rows
 from glimmer.storage.memory import Memory, commit, rollback
+from glimmer.storage.stores import Place, Store
 
 
-def ids(memory: Path, version: int | None = None) -> set[str]:
+def ids(memory: Place, version: int | None = None) -> set[str]:
     opened = Memory.open(memory, version)
     return set(opened.ids(np.arange(opened.passages)))
 
 
-def files_of(memory: Path) -> set[str]:
-    return {path.name for path in (memory / "passages").glob("*.parquet")}
+def files_of(memory: Store) -> set[str]:
+    return {name for name in memory.names("passages") if name.endswith(".parquet")}
 
 
-def test_a_commit_replaces_files_in_one_version_and_history_tells_it(memory_path: Path, kit: Any) -> None:
-    before = Memory.open(memory_path)
+def test_a_commit_replaces_files_in_one_version_and_history_tells_it(memory: Store, kit: Any) -> None:
+    before = Memory.open(memory)
     first, second = (next(f for f in before.manifest.files if s in f.segments) for s in ("seg-job-0", "seg-job-1"))
     survivors = pa.Table.from_batches(
         [batch for batch in before.passage_table() if batch.column("segment")[0].as_py() == "seg-job-1"]
     ).slice(10)
-    sealed = kit.segment(memory_path, "seg-new", [kit.passage(number) for number in range(5000, 5030)])
+    sealed = kit.segment(memory, "seg-new", [kit.passage(number) for number in range(5000, 5030)])
     new = passage_rows([kit.passage(number) for number in range(5000, 5030)], "seg-new", 0)
     made = commit(
-        memory_path,
+        memory,
         base=2,
         job="job-refresh",
         operation="refresh",
@@ -51,10 +53,10 @@ def test_a_commit_replaces_files_in_one_version_and_history_tells_it(memory_path
         rows_removed=10,
         details={"source": "corpus.jsonl"},
     )
-    after = Memory.open(memory_path)
+    after = Memory.open(memory)
     gone = {kit.passage(number).passage_id for number in range(1100, 1110)}
     assert (made.version, after.version, after.passages) == (3, 3, 1170)
-    assert ids(memory_path) == ids(memory_path, 2) - gone | {kit.passage(n).passage_id for n in range(5000, 5030)}
+    assert ids(memory) == ids(memory, 2) - gone | {kit.passage(n).passage_id for n in range(5000, 5030)}
     assert first.name in {file.name for file in after.manifest.files}
     assert after.manifest.live_rows == {"seg-job-0": 1100, "seg-job-1": 40, "seg-new": 30}
     newest, *older = after.history()
@@ -66,13 +68,13 @@ def test_a_commit_replaces_files_in_one_version_and_history_tells_it(memory_path
     assert before.fetch(np.arange(1150))[0].shape[0] == 1150
 
 
-def test_the_same_job_again_changes_nothing(memory_path: Path, kit: Any) -> None:
-    present = files_of(memory_path)
+def test_the_same_job_again_changes_nothing(memory: Store, kit: Any) -> None:
+    present = files_of(memory)
     passages = [kit.passage(number) for number in range(1100, 1150)]
-    again = kit.add(memory_path, passages, job="job-1", base=1)
+    again = kit.add(memory, passages, job="job-1", base=1)
     assert again.version == 2
-    assert Catalog(memory_path).latest_version() == 2
-    assert files_of(memory_path) == present
+    assert Catalog(memory).latest_version() == 2
+    assert files_of(memory) == present
 
 
 def test_a_fresh_process_recognises_its_own_commit(memory_path: Path, run_python: Any) -> None:
@@ -85,26 +87,26 @@ def test_a_fresh_process_recognises_its_own_commit(memory_path: Path, run_python
     assert done.stdout.strip() == "2", done.stderr
 
 
-def test_another_job_on_an_old_base_is_a_conflict_and_leaves_nothing(memory_path: Path, kit: Any) -> None:
-    present = files_of(memory_path)
+def test_another_job_on_an_old_base_is_a_conflict_and_leaves_nothing(memory: Store, kit: Any) -> None:
+    present = files_of(memory)
     passages = [kit.passage(number) for number in range(6000, 6010)]
     with pytest.raises(ConflictError, match=r"job job-1 .* made version 2"):
-        kit.add(memory_path, passages, job="job-late", base=1)
-    assert files_of(memory_path) == present
+        kit.add(memory, passages, job="job-late", base=1)
+    assert files_of(memory) == present
     with pytest.raises(UsageError, match="does not exist"):
-        kit.add(memory_path, passages, job="job-late", base=9)
+        kit.add(memory, passages, job="job-late", base=9)
 
 
-def test_a_race_lost_at_the_last_moment_is_a_conflict(memory_path: Path, kit: Any) -> None:
+def test_a_race_lost_at_the_last_moment_is_a_conflict(memory: Store, kit: Any) -> None:
     """The winner commits between the loser's look at the version and its own log entry."""
-    table = Catalog(memory_path)
+    table = Catalog(memory)
     passages = [kit.passage(number) for number in range(7000, 7010)]
-    sealed = kit.segment(memory_path, "seg-loser", passages)
+    sealed = kit.segment(memory, "seg-loser", passages)
 
     def winner(_: object) -> None:
-        kit.add(memory_path, [kit.passage(number) for number in range(8000, 8010)], job="winner", base=2)
+        kit.add(memory, [kit.passage(number) for number in range(8000, 8010)], job="winner", base=2)
 
-    present = files_of(memory_path)
+    present = files_of(memory)
     with pytest.raises(ConflictError, match="winner"):
         table.commit(
             base=2,
@@ -115,8 +117,8 @@ def test_a_race_lost_at_the_last_moment_is_a_conflict(memory_path: Path, kit: An
             prepare=winner,
         )
     assert table.latest_version() == 3
-    assert len(files_of(memory_path) - present) == 1
-    assert ids(memory_path) == ids(memory_path, 2) | {kit.passage(n).passage_id for n in range(8000, 8010)}
+    assert len(files_of(memory) - present) == 1
+    assert ids(memory) == ids(memory, 2) | {kit.passage(n).passage_id for n in range(8000, 8010)}
 
 
 _RACER = """
@@ -159,37 +161,37 @@ def test_four_processes_lose_no_update(tmp_path: Path, kit: Any) -> None:
     assert Catalog(memory).check_log(opened.version) == []
 
 
-def test_rollback_makes_an_old_version_new_again_and_refresh_can_run_after_it(memory_path: Path, kit: Any) -> None:
-    made = rollback(memory_path, to=1, base=2, job="undo")
+def test_rollback_makes_an_old_version_new_again_and_refresh_can_run_after_it(memory: Store, kit: Any) -> None:
+    made = rollback(memory, to=1, base=2, job="undo")
     assert (made.version, made.operation, made.rows_removed) == (3, "rollback", 50)
-    assert ids(memory_path) == ids(memory_path, 1)
-    assert Memory.open(memory_path).segments.keys() == {"seg-job-0"}
-    assert len(ids(memory_path, 2)) == 1150
-    forth = rollback(memory_path, to=2, base=3, job="redo")
+    assert ids(memory) == ids(memory, 1)
+    assert Memory.open(memory).segments.keys() == {"seg-job-0"}
+    assert len(ids(memory, 2)) == 1150
+    forth = rollback(memory, to=2, base=3, job="redo")
     assert forth.version == 4
-    assert ids(memory_path) == ids(memory_path, 2)
+    assert ids(memory) == ids(memory, 2)
 
 
-def test_rollback_to_a_vacuumed_version_says_so(memory_path: Path) -> None:
-    rollback(memory_path, to=1, base=2, job="undo")
-    gone = {f.name for f in Memory.open(memory_path, 2).manifest.files}
-    gone -= {f.name for f in Memory.open(memory_path).manifest.files}
+def test_rollback_to_a_vacuumed_version_says_so(memory: Store) -> None:
+    rollback(memory, to=1, base=2, job="undo")
+    gone = {f.name for f in Memory.open(memory, 2).manifest.files}
+    gone -= {f.name for f in Memory.open(memory).manifest.files}
     for name in gone:
-        (memory_path / "passages" / name).unlink()
+        memory.delete(f"passages/{name}")
     with pytest.raises(UsageError, match="vacuumed"):
-        rollback(memory_path, to=2, base=3, job="redo")
+        rollback(memory, to=2, base=3, job="redo")
 
 
-def test_a_passage_listed_twice_stops_the_commit(memory_path: Path, kit: Any) -> None:
-    present = files_of(memory_path)
+def test_a_passage_listed_twice_stops_the_commit(memory: Store, kit: Any) -> None:
+    present = files_of(memory)
     with pytest.raises(DamageError, match="more than once"):
-        kit.add(memory_path, [kit.passage(7)], job="twice", base=2)
-    assert Catalog(memory_path).latest_version() == 2
-    assert files_of(memory_path) == present
-    assert sorted(path.name for path in (memory_path / "indexes").iterdir()) == ["1", "2"]
+        kit.add(memory, [kit.passage(7)], job="twice", base=2)
+    assert Catalog(memory).latest_version() == 2
+    assert files_of(memory) == present
+    assert sorted(memory.names("indexes")) == ["1", "2"]
 
 
-def test_rows_that_cannot_be_are_refused(memory_path: Path, kit: Any) -> None:
+def test_rows_that_cannot_be_are_refused(memory: Store, kit: Any) -> None:
     rows = passage_rows([kit.passage(9999)], "seg-job-0", 3)
     for add, message in (
         ([rows.drop_columns(["row"])], "lack the columns"),
@@ -198,19 +200,19 @@ def test_rows_that_cannot_be_are_refused(memory_path: Path, kit: Any) -> None:
         ([passage_rows([kit.passage(9999)], "nowhere", 0)], "segments"),
     ):
         with pytest.raises(UsageError, match=message):
-            commit(memory_path, base=2, job="bad", operation="encode", add=add)
+            commit(memory, base=2, job="bad", operation="encode", add=add)
     with pytest.raises(UsageError, match="no live files"):
-        commit(memory_path, base=2, job="bad", operation="encode", remove=["part-x.parquet"])
+        commit(memory, base=2, job="bad", operation="encode", remove=["part-x.parquet"])
     with pytest.raises(UsageError, match="job id"):
-        commit(memory_path, base=2, job="../x", operation="encode")
+        commit(memory, base=2, job="../x", operation="encode")
 
 
-def test_files_are_split_and_sorted_by_segment_and_row(tmp_path: Path, kit: Any) -> None:
-    Memory.create(tmp_path / "m", kit.identity())
+def test_files_are_split_and_sorted_by_segment_and_row(store: Store, kit: Any) -> None:
+    Memory.create(store, kit.identity())
     passages = [kit.passage(number) for number in range(100)]
-    sealed = kit.segment(tmp_path / "m", "s", passages)
+    sealed = kit.segment(store, "s", passages)
     rows = passage_rows(passages, "s", 0)
-    made = Catalog(tmp_path / "m").commit(
+    made = Catalog(store).commit(
         base=0,
         job="j",
         operation="encode",
@@ -221,7 +223,7 @@ def test_files_are_split_and_sorted_by_segment_and_row(tmp_path: Path, kit: Any)
     assert sorted(file.rows for file in made.files) == [4, 32, 32, 32]
     assert (made.passages, made.tokens) == (100, sum(len(passage.tokens) for passage in passages))
     for file in made.files:
-        table = pq.read_table(tmp_path / "m" / "passages" / file.name)
+        table = pq.read_table(pa.BufferReader(store.read(f"passages/{file.name}")))
         assert table.schema.equals(CATALOG_SCHEMA)
         values = table.column("row").to_pylist()
         assert values == sorted(values)
@@ -238,7 +240,7 @@ def test_duckdb_reads_the_live_files_delta_names(memory_path: Path) -> None:
 
 
 def test_time_never_runs_backwards_whatever_the_clock_does(
-    memory_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch
+    memory: Store, kit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong(datetime.datetime):
         @classmethod
@@ -246,25 +248,25 @@ def test_time_never_runs_backwards_whatever_the_clock_does(
             return cls(1999, 1, 1, tzinfo=tz)
 
     monkeypatch.setattr("glimmer.storage.manifest.datetime.datetime", Wrong)
-    made = kit.add(memory_path, [kit.passage(4000)], job="skewed", base=2)
+    made = kit.add(memory, [kit.passage(4000)], job="skewed", base=2)
     monkeypatch.undo()
-    times = [entry.time for entry in reversed(Catalog(memory_path).history())]
+    times = [entry.time for entry in reversed(Catalog(memory).history())]
     assert times == sorted(set(times))
     assert made.time > times[2]
 
 
-def test_no_flipped_bit_in_the_log_changes_what_is_read(memory_path: Path) -> None:
-    table = Catalog(memory_path)
+def test_no_flipped_bit_in_the_log_changes_what_is_read(memory: Store) -> None:
+    table = Catalog(memory)
     truth = {version: table.manifest(version) for version in range(3)}
     random = np.random.default_rng(5)
     refused = 0
     for version in range(3):
-        path = memory_path / "passages/_delta_log" / f"{version:020d}.json"
-        content = path.read_bytes()
+        key = f"passages/_delta_log/{version:020d}.json"
+        content = memory.read(key)
         for bit in random.choice(len(content) * 8, 150, replace=False).tolist():
             flipped = bytearray(content)
             flipped[bit // 8] ^= 1 << (bit % 8)
-            path.write_bytes(flipped)
+            memory.put(key, bytes(flipped))
             try:
                 assert table.manifest(2) == truth[2]
                 assert table.read_manifest(version) == truth[version]
@@ -272,33 +274,33 @@ def test_no_flipped_bit_in_the_log_changes_what_is_read(memory_path: Path) -> No
                 refused += 1
             if version < 2:
                 assert table.check_log(2), "the chain of digests shows every change to an earlier entry"
-        path.write_bytes(content)
+        memory.put(key, content)
     assert refused > 150
     assert table.check_log(2) == []
 
 
 @pytest.mark.parametrize("fault", ["gone", "empty", "cut", "not-ours"])
-def test_a_broken_log_entry_is_named(memory_path: Path, fault: str) -> None:
-    path = memory_path / "passages/_delta_log" / f"{1:020d}.json"
-    content = path.read_bytes()
+def test_a_broken_log_entry_is_named(memory: Store, fault: str) -> None:
+    key = f"passages/_delta_log/{1:020d}.json"
+    content = memory.read(key)
     if fault == "gone":
-        path.unlink()
+        memory.delete(key)
     elif fault == "not-ours":
         lines = [json.loads(line) for line in content.splitlines()]
         for line in lines:
             line.get("commitInfo", {}).pop("glimmer", None)
-        path.write_text("\n".join(map(json.dumps, lines)))
+        memory.put(key, "\n".join(map(json.dumps, lines)).encode())
     else:
-        path.write_bytes(content[: 0 if fault == "empty" else len(content) // 2])
+        memory.put(key, content[: 0 if fault == "empty" else len(content) // 2])
     with pytest.raises(DamageError, match="_delta_log"):
-        Memory.open(memory_path, 1)
-    assert any(entry.name == path.name for entry, _ in Catalog(memory_path).check_log(2))
+        Memory.open(memory, 1)
+    assert any(entry == key for entry, _ in Catalog(memory).check_log(2))
 
 
-def test_versions_that_do_not_exist(memory_path: Path, tmp_path: Path) -> None:
+def test_versions_that_do_not_exist(memory: Store, new_store: Callable[[], Store]) -> None:
     with pytest.raises(UsageError, match="version 9 does not exist; the newest is 2"):
-        Memory.open(memory_path, 9)
+        Memory.open(memory, 9)
     with pytest.raises(UsageError, match="version -1"):
-        Memory.open(memory_path, -1)
+        Memory.open(memory, -1)
     with pytest.raises(UsageError, match="no memory here"):
-        Memory.open(tmp_path / "nothing")
+        Memory.open(new_store())

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glimmer import DamageError, UsageError
 from glimmer.storage.idmap import BLOCK, IdMap, IdMapDamageError, build_id_map, open_id_map, segment_bases
+from glimmer.storage.stores import Store
 
 CONTENT = "c" * 64
 # Few distinct prefixes, so that most examples have collisions.
@@ -38,19 +39,19 @@ def batch_of(names: list[str], segment: str = "s", first: int = 0) -> pa.RecordB
     return pa.record_batch(columns)
 
 
-def build(path: Path, names: list[str], batches: list[pa.RecordBatch] | None = None) -> IdMap:
+def build(store: Store, names: list[str], batches: list[pa.RecordBatch] | None = None) -> IdMap:
     batches = [batch_of(names)] if batches is None else batches
     bases = segment_bases({"s": max(len(names), 1)})
-    build_id_map(path, batches, rows=len(names), bases=bases, content_sha256=CONTENT)
-    return IdMap(path, content_sha256=CONTENT)
+    build_id_map(store, "ids.map", batches, rows=len(names), bases=bases, content_sha256=CONTENT)
+    return IdMap(store, "ids.map", content_sha256=CONTENT)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ids, ids)
 def test_every_id_finds_its_row_and_no_other_does(
-    tmp_path_factory: pytest.TempPathFactory, names: list[str], others: list[str]
+    new_store: Callable[[], Store], names: list[str], others: list[str]
 ) -> None:
-    found = build(tmp_path_factory.mktemp("map") / "ids.map", names)
+    found = build(new_store(), names)
     positions = found.find(names)
     ordered = sorted(names)
     assert positions.tolist() == [ordered.index(name) for name in names]
@@ -63,27 +64,27 @@ def test_every_id_finds_its_row_and_no_other_does(
     found.check_all()
 
 
-def test_many_blocks_in_batches_from_two_segments(tmp_path: Path, kit: Any) -> None:
+def test_many_blocks_in_batches_from_two_segments(store: Store, kit: Any) -> None:
     names = [kit.passage(number).passage_id for number in range(5 * BLOCK + 17)]
     half = 700
     batches = [batch_of(names[half:], "b", 0), batch_of(names[:half], "a", 0)]
     bases = segment_bases({"b": len(names) - half, "a": half})
     assert bases == {"a": (0, half), "b": (half, len(names) - half)}
-    build_id_map(tmp_path / "m", batches, rows=len(names), bases=bases, content_sha256=CONTENT)
-    found = IdMap(tmp_path / "m", content_sha256=CONTENT)
+    build_id_map(store, "ids.map", batches, rows=len(names), bases=bases, content_sha256=CONTENT)
+    found = IdMap(store, "ids.map", content_sha256=CONTENT)
     assert found.locations(found.find(names)).tolist() == list(range(len(names)))
 
 
-def test_an_id_or_a_row_listed_twice_is_refused(tmp_path: Path) -> None:
+def test_an_id_or_a_row_listed_twice_is_refused(store: Store) -> None:
     names = [f"{number:032x}" for number in range(10)]
     with pytest.raises(DamageError, match=f"passage {names[3]} more than once"):
-        build(tmp_path / "m", [*names, names[3]])
+        build(store, [*names, names[3]])
     with pytest.raises(DamageError, match="one row"):
-        build(tmp_path / "m", names, [batch_of(names[:5]), batch_of(names[5:])])
-    assert list(tmp_path.iterdir()) == []
+        build(store, names, [batch_of(names[:5]), batch_of(names[5:])])
+    assert store.names() == []
 
 
-def test_a_catalog_that_cannot_be_indexed_is_refused(tmp_path: Path) -> None:
+def test_a_catalog_that_cannot_be_indexed_is_refused(store: Store) -> None:
     names = [f"{number:032x}" for number in range(10)]
     for batches, message in (
         ([batch_of(names, "other")], "segment 'other'"),
@@ -94,23 +95,22 @@ def test_a_catalog_that_cannot_be_indexed_is_refused(tmp_path: Path) -> None:
         ([batch_of(names), batch_of(names)], "more than the 10 rows"),
     ):
         with pytest.raises(DamageError, match=message):
-            build(tmp_path / "m", names, batches)
+            build(store, names, batches)
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(1200, marks=pytest.mark.slow)])
-def test_no_flipped_bit_leads_to_another_row(tmp_path: Path, kit: Any, count: int) -> None:
+def test_no_flipped_bit_leads_to_another_row(store: Store, kit: Any, count: int) -> None:
     names = [kit.passage(number).passage_id for number in range(700)]
-    path = tmp_path / "ids.map"
-    build(path, names)
-    content = path.read_bytes()
+    build(store, names)
+    content = store.read("ids.map")
     random = np.random.default_rng(3)
     noticed = 0
     for bit in random.choice(len(content) * 8, count, replace=False).tolist():
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << (bit % 8)
-        path.write_bytes(flipped)
+        store.put("ids.map", bytes(flipped))
         try:
-            found = IdMap(path, content_sha256=CONTENT)
+            found = IdMap(store, "ids.map", content_sha256=CONTENT)
             positions = found.find(names)
             assert found.locations(positions).tolist() == list(range(700))
             assert found.tokens(positions).tolist() == [row % 250 + 1 for row in range(700)]
@@ -121,15 +121,15 @@ def test_no_flipped_bit_leads_to_another_row(tmp_path: Path, kit: Any, count: in
     assert noticed > 0.55 * count
 
 
-def test_a_map_that_is_absent_or_of_another_version_is_not_opened(tmp_path: Path) -> None:
-    build(tmp_path / "m", ["0" * 32])
-    assert open_id_map(tmp_path / "m", content_sha256=CONTENT) is not None
-    assert open_id_map(tmp_path / "m", content_sha256="d" * 64) is None
-    (tmp_path / "m").write_bytes((tmp_path / "m").read_bytes()[:-1])
-    assert open_id_map(tmp_path / "m", content_sha256=CONTENT) is None
+def test_a_map_that_is_absent_or_of_another_version_is_not_opened(store: Store) -> None:
+    build(store, ["0" * 32])
+    assert open_id_map(store, "ids.map", content_sha256=CONTENT) is not None
+    assert open_id_map(store, "ids.map", content_sha256="d" * 64) is None
+    store.put("ids.map", store.read("ids.map")[:-1])
+    assert open_id_map(store, "ids.map", content_sha256=CONTENT) is None
 
 
 @pytest.mark.parametrize("name", ["", "0" * 31, "0" * 33, "G" * 32, "A" * 32, " " + "0" * 31, "../" + "0" * 29])
-def test_what_is_not_an_id_is_refused(tmp_path: Path, name: str) -> None:
+def test_what_is_not_an_id_is_refused(store: Store, name: str) -> None:
     with pytest.raises(UsageError, match="not a passage id"):
-        build(tmp_path / "m", ["0" * 32]).find([name])
+        build(store, ["0" * 32]).find([name])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,16 @@ from hypothesis import strategies as st
 from glimmer import DamageError, MismatchError, UsageError
 from glimmer.storage.identity import Identity, read_identity, write_identity
 from glimmer.storage.memory import Memory
+from glimmer.storage.stores import Store
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
 
 
-def test_what_is_written_comes_back(kit: Any, tmp_path: Path) -> None:
+def test_what_is_written_comes_back(kit: Any, store: Store) -> None:
     identity = kit.identity()
-    write_identity(tmp_path, identity)
-    assert read_identity(tmp_path) == identity
+    write_identity(store, identity)
+    assert read_identity(store) == identity
     assert Identity.parse(identity.to_bytes()) == identity
 
 
@@ -119,20 +119,19 @@ def test_a_newer_format_asks_for_an_upgrade(kit: Any) -> None:
 
 
 @pytest.mark.parametrize("step", [67, pytest.param(7, marks=pytest.mark.slow)])
-def test_no_flipped_bit_in_memory_json_goes_unnoticed(kit: Any, tmp_path: Path, step: int) -> None:
-    memory = kit.memory(tmp_path / "m", 5)
-    path = memory / "memory.json"
-    content = path.read_bytes()
+def test_no_flipped_bit_in_memory_json_goes_unnoticed(kit: Any, store: Store, step: int) -> None:
+    memory = kit.memory(store, 5)
+    content = store.read("memory.json")
     for bit in range(0, len(content) * 8, step):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << (bit % 8)
-        path.write_bytes(flipped)
+        store.put("memory.json", bytes(flipped))
         with pytest.raises((DamageError, MismatchError), match=r"memory\.json"):
             Memory.open(memory)
 
 
-def test_creating_again_keeps_an_equal_memory_and_refuses_another(kit: Any, tmp_path: Path) -> None:
-    memory = kit.memory(tmp_path / "m", 5)
+def test_creating_again_keeps_an_equal_memory_and_refuses_another(kit: Any, store: Store) -> None:
+    memory = kit.memory(store, 5)
     later = kit.identity(created="2031-01-01T00:00:00Z")
     assert Memory.create(memory, later).passages == 5
     other = kit.identity(encoder=replace(kit.identity().encoder, fingerprint="cd" * 32))
@@ -142,12 +141,12 @@ def test_creating_again_keeps_an_equal_memory_and_refuses_another(kit: Any, tmp_
         Memory.create(memory, kit.identity(shapes=((2, 8),)))
 
 
-def test_an_identity_that_could_not_be_read_back_is_never_written(kit: Any, tmp_path: Path) -> None:
+def test_an_identity_that_could_not_be_read_back_is_never_written(kit: Any, store: Store) -> None:
     with pytest.raises(UsageError, match="shapes"):
-        Memory.create(tmp_path / "m", kit.identity(shapes=()))
-    assert not (tmp_path / "m" / "memory.json").exists()
+        Memory.create(store, kit.identity(shapes=()))
+    assert not store.exists("memory.json")
 
 
-def test_tables_must_be_those_of_the_codec(kit: Any, tmp_path: Path) -> None:
+def test_tables_must_be_those_of_the_codec(kit: Any, store: Store) -> None:
     with pytest.raises(DamageError, match="tables"):
-        Memory.create(tmp_path / "m", kit.identity(), {"codebooks": np.zeros(3, np.float32)})
+        Memory.create(store, kit.identity(), {"codebooks": np.zeros(3, np.float32)})

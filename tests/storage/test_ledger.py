@@ -15,6 +15,7 @@ import pytest
 from glimmer import ConflictError, DamageError, UsageError
 from glimmer.storage.ledger import Ledger, Progress
 from glimmer.storage.segment_layout import ShardRecord
+from glimmer.storage.stores import Store
 
 RECORD = ShardRecord(
     shard=3,
@@ -29,43 +30,42 @@ RECORD = ShardRecord(
 )
 
 
-def test_records_and_progress(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "job")
+def test_records_and_progress(store: Store) -> None:
+    ledger = Ledger(store, "job")
     assert (ledger.records(), ledger.progress()) == ({}, Progress(0, 0))
     last = replace(RECORD, shard=4, rows=76)
     for record in (RECORD, RECORD, last):
         ledger.record(record)
-    assert Ledger(tmp_path, "job").records() == {3: RECORD, 4: last}
+    assert Ledger(store, "job").records() == {3: RECORD, 4: last}
     assert ledger.progress() == Progress(2, 1100)
     ledger.clear()
-    assert not ledger.directory.exists()
+    assert store.names("jobs/job") == []
 
 
-def test_the_plan_comes_back_and_damage_to_it_is_noticed(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "job")
+def test_the_plan_comes_back_and_damage_to_it_is_noticed(store: Store) -> None:
+    ledger = Ledger(store, "job")
     assert ledger.read_plan() is None
     ledger.write_plan({"rows": 7, "title": "ü"})
     assert ledger.read_plan() == {"rows": 7, "title": "ü"}
-    path = ledger.directory / "plan.json"
-    path.write_bytes(path.read_bytes().replace(b"7", b"8"))
+    store.put("jobs/job/plan.json", store.read("jobs/job/plan.json").replace(b"7", b"8"))
     with pytest.raises(DamageError, match=r"plan\.json.*checksum"):
         ledger.read_plan()
 
 
 @pytest.mark.parametrize("name", ["fit.json", "tables.safetensors"])
 @pytest.mark.parametrize("fault", ["cut", "flipped", "gone"])
-def test_a_fit_comes_back_whole_or_counts_as_not_made(tmp_path: Path, name: str, fault: str) -> None:
-    ledger = Ledger(tmp_path, "job")
+def test_a_fit_comes_back_whole_or_counts_as_not_made(store: Store, name: str, fault: str) -> None:
+    ledger = Ledger(store, "job")
     assert ledger.read_fit() is None
     ledger.write_fit({"samples": 7}, b"tables of a codec")
     fit = {"samples": 7, "tables_sha256": hashlib.sha256(b"tables of a codec").hexdigest()}
     assert ledger.read_fit() == (fit, b"tables of a codec")
-    path = ledger.directory / name
-    content = path.read_bytes()
+    key = f"{ledger.key}/{name}"
+    content = store.read(key)
     if fault == "gone":
-        path.unlink()
+        store.delete(key)
     else:
-        path.write_bytes(content[:-5] if fault == "cut" else content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+        store.put(key, content[:-5] if fault == "cut" else content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
     assert ledger.read_fit() is None
     ledger.write_fit({"samples": 7}, b"tables of a codec")
     ledger.forget()
@@ -73,17 +73,31 @@ def test_a_fit_comes_back_whole_or_counts_as_not_made(tmp_path: Path, name: str,
 
 
 @pytest.mark.parametrize("fault", ["flipped", "cut", "renamed", "empty"])
-def test_a_damaged_record_counts_as_not_done(tmp_path: Path, fault: str) -> None:
-    ledger = Ledger(tmp_path, "job")
+def test_a_damaged_record_counts_as_not_done(store: Store, fault: str) -> None:
+    ledger = Ledger(store, "job")
     ledger.record(RECORD)
-    path = ledger.directory / "shards" / "3-1024.json"
-    content = bytearray(path.read_bytes())
+    key = "jobs/job/shards/3-1024.json"
+    content = bytearray(store.read(key))
     if fault == "flipped":
         content[40] ^= 1
-    path.write_bytes(b"" if fault == "empty" else content[:50] if fault == "cut" else content)
+    store.put(key, bytes(b"" if fault == "empty" else content[:50] if fault == "cut" else content))
     if fault == "renamed":
-        path.rename(path.with_name("4-1024.json"))
+        store.move(key, "jobs/job/shards/4-1024.json")
     assert ledger.records() == {}
+
+
+def test_only_one_thread_runs_a_job(store: Store) -> None:
+    ledger = Ledger(store, "job")
+    assert not ledger.running
+    with ledger.lock():
+        assert Ledger(store, "job").running
+        with pytest.raises(ConflictError, match="the job is being run by"), Ledger(store, "job").lock():
+            pytest.fail("two threads hold one job")
+        with Ledger(store, "another").lock():
+            pass
+    with ledger.lock():
+        pass
+    assert not ledger.running
 
 
 def test_only_one_process_runs_a_job_and_a_killed_one_lets_go(tmp_path: Path) -> None:

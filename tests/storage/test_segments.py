@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from glimmer import ConflictError, DamageError, UsageError
 from glimmer.storage.segment_layout import SegmentShape, codes_name, lengths_name
 from glimmer.storage.segment_reader import RowDamageError, SegmentReader
 from glimmer.storage.segment_writer import SealedSegment, SegmentWriter
+from glimmer.storage.stores import Store
 
 ROWS = 1100
 
@@ -28,7 +30,7 @@ def rows(kit: Any) -> list[Any]:
     return [kit.passage(number) for number in range(ROWS)]
 
 
-def reader_of(memory: Path, sealed: SealedSegment, kit: Any) -> SegmentReader:
+def reader_of(memory: Store, sealed: SealedSegment, kit: Any) -> SegmentReader:
     shape = SegmentShape(rows=sealed.rows, window=kit.window, code_bytes=kit.code_bytes)
     return SegmentReader(memory, sealed.segment, shape, sealed.digests_sha256)
 
@@ -49,38 +51,42 @@ def test_zarr_python_opens_a_segment_and_reads_the_same_bytes(tmp_path: Path, ki
     assert np.array_equal(lengths[:], [len(row.tokens) for row in rows])
 
 
-def test_random_rows_come_back_in_the_order_asked_for(tmp_path: Path, kit: Any, rows: list[Any]) -> None:
-    reader = reader_of(tmp_path, kit.segment(tmp_path, "one", rows), kit)
+def test_random_rows_come_back_in_the_order_asked_for(store: Store, kit: Any, rows: list[Any]) -> None:
+    reader = reader_of(store, kit.segment(store, "one", rows), kit)
     pick = np.random.default_rng(0).integers(0, ROWS, 300)
     assert np.array_equal(reader.codes(pick), kit.codes([rows[row] for row in pick]))
     assert reader.lengths(pick).tolist() == [len(rows[row].tokens) for row in pick]
     assert [reader.passage(int(row)) for row in pick] == [rows[row] for row in pick]
 
 
-def test_codes_beyond_the_length_become_zero(tmp_path: Path, kit: Any, rows: list[Any]) -> None:
+def test_codes_beyond_the_length_become_zero(store: Store, kit: Any, rows: list[Any]) -> None:
     rows = rows[:20]
-    writer = SegmentWriter(tmp_path, "one")
+    writer = SegmentWriter(store, "one")
     writer.write_text(0, rows)
     writer.create_arrays(20, kit.window, kit.code_bytes)
     codes = kit.codes(rows)
     dirty = np.where(codes == 0, 7, codes).astype(np.uint8)
     dirty.flags.writeable = False
     lengths = np.array([len(row.tokens) for row in rows], np.int32)
-    reader = reader_of(tmp_path, writer.seal([writer.write_shard(0, dirty, lengths)]), kit)
+    reader = reader_of(store, writer.seal([writer.write_shard(0, dirty, lengths)]), kit)
     assert np.array_equal(reader.codes(np.arange(20)), codes)
 
 
-def test_the_same_work_twice_gives_the_same_bytes(tmp_path: Path, kit: Any, rows: list[Any]) -> None:
-    one, two = kit.segment(tmp_path / "a", "one", rows), kit.segment(tmp_path / "b", "one", rows)
-    assert one == two
-    writer = SegmentWriter(tmp_path / "a", "one")
+def test_the_same_work_twice_gives_the_same_bytes(
+    new_store: Callable[[], Store], tmp_path: Path, kit: Any, rows: list[Any]
+) -> None:
+    """In a store of one kind or another: a segment's id, its digests and so every byte of its shards agree."""
+    store, again = new_store(), new_store()
+    one = kit.segment(store, "one", rows)
+    assert one == kit.segment(again, "one", rows) == kit.segment(tmp_path / "local", "one", rows)
+    writer = SegmentWriter(store, "one")
     writer.create_arrays(ROWS, kit.window, kit.code_bytes)
-    assert writer.seal(reader_of(tmp_path / "a", one, kit).records) == one
+    assert writer.seal(reader_of(store, one, kit).records) == one
 
 
-def test_a_sealed_segment_is_never_written_again(tmp_path: Path, kit: Any, rows: list[Any]) -> None:
-    kit.segment(tmp_path, "one", rows)
-    writer = SegmentWriter(tmp_path, "one")
+def test_a_sealed_segment_is_never_written_again(store: Store, kit: Any, rows: list[Any]) -> None:
+    kit.segment(store, "one", rows)
+    writer = SegmentWriter(store, "one")
     writer.create_arrays(ROWS, kit.window, kit.code_bytes)
     lengths = np.array([len(row.tokens) for row in rows[:1024]], np.int32)
     with pytest.raises(ConflictError, match="sealed"):
@@ -89,10 +95,10 @@ def test_a_sealed_segment_is_never_written_again(tmp_path: Path, kit: Any, rows:
         writer.write_text(0, rows[:1024])
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, kit: Any, rows: list[Any]) -> None:
+def test_what_does_not_fit_is_refused(store: Store, kit: Any, rows: list[Any]) -> None:
     rows = rows[:20]
     lengths, codes = np.array([len(row.tokens) for row in rows], np.int32), kit.codes(rows)
-    writer = SegmentWriter(tmp_path, "one")
+    writer = SegmentWriter(store, "one")
     writer.write_text(0, rows)
     with pytest.raises(UsageError, match="create_arrays"):
         writer.write_shard(0, codes, lengths)
@@ -108,21 +114,21 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, kit: Any, rows: list[Any])
     with pytest.raises(UsageError, match="shard 1"):
         writer.write_shard(1, codes, lengths)
     with pytest.raises(ConflictError, match="another shape"):
-        SegmentWriter(tmp_path, "one").create_arrays(21, kit.window, kit.code_bytes)
+        SegmentWriter(store, "one").create_arrays(21, kit.window, kit.code_bytes)
     with pytest.raises(UsageError, match="segment id"):
-        SegmentWriter(tmp_path, "../escape")
+        SegmentWriter(store, "../escape")
 
 
-def test_the_seal_wants_every_shard(tmp_path: Path, kit: Any, rows: list[Any]) -> None:
-    sealed = kit.segment(tmp_path, "one", rows)
-    records = reader_of(tmp_path, sealed, kit).records
-    (tmp_path / "segments/one/digests.arrow").unlink()
-    writer = SegmentWriter(tmp_path, "one")
+def test_the_seal_wants_every_shard(store: Store, kit: Any, rows: list[Any]) -> None:
+    sealed = kit.segment(store, "one", rows)
+    records = reader_of(store, sealed, kit).records
+    store.delete("segments/one/digests.arrow")
+    writer = SegmentWriter(store, "one")
     writer.create_arrays(ROWS, kit.window, kit.code_bytes)
     with pytest.raises(DamageError, match="1 of 2 shards have no record, first 0"):
         writer.seal(records[1:])
-    path = tmp_path / "segments/one" / codes_name(1)
-    path.write_bytes(path.read_bytes()[:-1])
+    key = f"segments/one/{codes_name(1)}"
+    store.put(key, store.read(key)[:-1])
     with pytest.raises(DamageError, match=r"c\.1\.0\.0 has"):
         writer.seal(records)
     assert not writer.sealed
@@ -130,34 +136,34 @@ def test_the_seal_wants_every_shard(tmp_path: Path, kit: Any, rows: list[Any]) -
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "index", "payload"])
 def test_a_damaged_codes_shard_is_an_error_that_names_row_and_shard(
-    tmp_path: Path, kit: Any, rows: list[Any], damage: str
+    store: Store, kit: Any, rows: list[Any], damage: str
 ) -> None:
-    reader = reader_of(tmp_path, kit.segment(tmp_path, "one", rows), kit)
-    path = tmp_path / "segments/one" / codes_name(1)
-    content = bytearray(path.read_bytes())
+    reader = reader_of(store, kit.segment(store, "one", rows), kit)
+    key = f"segments/one/{codes_name(1)}"
+    content = bytearray(store.read(key))
     if damage == "missing":
-        path.unlink()
+        store.delete(key)
     elif damage == "truncated":
-        path.write_bytes(content[: len(content) // 2])
+        store.put(key, bytes(content[: len(content) // 2]))
     else:
         content[-100 if damage == "index" else 3] ^= 4
-        path.write_bytes(content)
+        store.put(key, bytes(content))
     assert np.array_equal(reader.codes(np.arange(1024)), kit.codes(rows[:1024]))
     with pytest.raises(RowDamageError, match=r"segment one, shard 1, row 1024: codes/c\.1\.0\.0"):
         reader.codes(np.arange(1000, ROWS))
 
 
-def test_a_missing_or_flipped_lengths_chunk_is_an_error(tmp_path: Path, kit: Any, rows: list[Any]) -> None:
-    sealed = kit.segment(tmp_path, "one", rows)
-    path = tmp_path / "segments/one" / lengths_name(1)
-    content = bytearray(path.read_bytes())
+def test_a_missing_or_flipped_lengths_chunk_is_an_error(store: Store, kit: Any, rows: list[Any]) -> None:
+    sealed = kit.segment(store, "one", rows)
+    key = f"segments/one/{lengths_name(1)}"
+    content = bytearray(store.read(key))
     content[5] ^= 1
-    path.write_bytes(content)
+    store.put(key, bytes(content))
     with pytest.raises(RowDamageError, match=r"lengths/c\.1"):
-        reader_of(tmp_path, sealed, kit).lengths(np.array([1030]))
-    path.unlink()
+        reader_of(store, sealed, kit).lengths(np.array([1030]))
+    store.delete(key)
     with pytest.raises(RowDamageError, match=r"lengths/c\.1"):
-        reader_of(tmp_path, sealed, kit).lengths(np.array([1030]))
+        reader_of(store, sealed, kit).lengths(np.array([1030]))
 
 
 _WRITER = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from glimmer import DamageError, UsageError
 from glimmer.storage.passage import PASSAGE_SCHEMA, Passage, content_hash
-from glimmer.storage.text_shards import TextShard, read_text_shard, write_text_shard
+from glimmer.storage.stores import Store
+from glimmer.storage.text_shards import TextShard, text_shard
 
 int32s = st.integers(-(2**31), 2**31 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -37,72 +39,67 @@ def passages(draw: st.DrawFn) -> Passage:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(passages(), min_size=1, max_size=5))
-def test_passages_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, rows: list[Passage]) -> None:
-    path = tmp_path_factory.mktemp("text") / "0.arrow"
-    write_text_shard(path, rows)
-    assert read_text_shard(path) == rows
-    assert TextShard(path).lengths().tolist() == [len(row.tokens) for row in rows]
+def test_passages_come_back_as_they_were(new_store: Callable[[], Store], rows: list[Passage]) -> None:
+    store = new_store()
+    store.put("0.arrow", text_shard(rows))
+    shard = TextShard(store, "0.arrow")
+    assert shard.passages() == rows
+    assert shard.lengths().tolist() == [len(row.tokens) for row in rows]
 
 
 def test_any_arrow_reader_reads_a_text_shard(tmp_path: Path, kit: Any) -> None:
     rows = [kit.passage(number) for number in range(20)]
-    write_text_shard(tmp_path / "0.arrow", rows)
+    (tmp_path / "0.arrow").write_bytes(text_shard(rows))
     table = pa.ipc.open_file(tmp_path / "0.arrow").read_all()
     assert table.schema == PASSAGE_SCHEMA
     assert table.column("text").to_pylist() == [row.text for row in rows]
 
 
-def test_equal_passages_give_equal_bytes_and_no_leftovers(tmp_path: Path, kit: Any) -> None:
-    rows = [kit.passage(number) for number in range(20)]
-    for name in ("a.arrow", "b.arrow"):
-        write_text_shard(tmp_path / name, rows)
-    assert (tmp_path / "a.arrow").read_bytes() == (tmp_path / "b.arrow").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.arrow", "b.arrow"]
+def test_equal_passages_give_equal_bytes(kit: Any) -> None:
+    once, again = (text_shard([kit.passage(number) for number in range(20)]) for _ in range(2))
+    assert once == again
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(1500, marks=pytest.mark.slow)])
-def test_no_flipped_bit_is_ever_read_as_text(tmp_path: Path, kit: Any, count: int) -> None:
+def test_no_flipped_bit_is_ever_read_as_text(store: Store, kit: Any, count: int) -> None:
     rows = [kit.passage(number) for number in range(6)]
-    path = tmp_path / "0.arrow"
-    write_text_shard(path, rows)
-    content = path.read_bytes()
+    content = text_shard(rows)
     random = np.random.default_rng(7)
     noticed = 0
     for bit in random.choice(len(content) * 8, count, replace=False).tolist():
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << (bit % 8)
-        path.write_bytes(flipped)
+        store.put("0.arrow", bytes(flipped))
         for number, row in enumerate(rows):
             try:
-                assert TextShard(path).passage(number) == row
+                assert TextShard(store, "0.arrow").passage(number) == row
             except DamageError:
                 noticed += 1
     assert noticed > count / 3
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 700])
-def test_a_truncated_shard_is_damage(tmp_path: Path, kit: Any, size: int) -> None:
-    path = tmp_path / "0.arrow"
-    write_text_shard(path, [kit.passage(number) for number in range(6)])
-    path.write_bytes(path.read_bytes()[:size])
+def test_a_truncated_shard_is_damage(store: Store, kit: Any, size: int) -> None:
+    store.put("0.arrow", text_shard([kit.passage(number) for number in range(6)])[:size])
     with pytest.raises(DamageError, match=r"0\.arrow"):
-        read_text_shard(path)
+        TextShard(store, "0.arrow")
 
 
-def test_a_missing_shard_and_another_arrow_file_are_damage(tmp_path: Path) -> None:
+def test_a_missing_shard_and_another_arrow_file_are_damage(store: Store) -> None:
     with pytest.raises(DamageError, match="missing"):
-        read_text_shard(tmp_path / "0.arrow")
-    table = pa.table({"text": ["not a passage"]})
-    with pa.OSFile(str(tmp_path / "1.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        TextShard(store, "0.arrow")
+    table, sink = pa.table({"text": ["not a passage"]}), pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
+    store.put("1.arrow", sink.getvalue().to_pybytes())
     with pytest.raises(DamageError, match="columns are not those of this format"):
-        read_text_shard(tmp_path / "1.arrow")
+        TextShard(store, "1.arrow")
 
 
-def test_passages_that_cannot_be_stored_are_refused(tmp_path: Path, kit: Any) -> None:
-    good, path = kit.passage(0), tmp_path / "0.arrow"
+def test_passages_that_cannot_be_stored_are_refused(kit: Any) -> None:
+    good = kit.passage(0)
     for change, message in (
         ({"passage_id": "X" * 32}, "32 lower-case hex"),
         ({"content_hash": "12"}, "16 lower-case hex"),
@@ -110,10 +107,9 @@ def test_passages_that_cannot_be_stored_are_refused(tmp_path: Path, kit: Any) ->
         ({"tokens": np.array([-1], np.int32)}, "negative"),
     ):
         with pytest.raises(UsageError, match=message):
-            write_text_shard(path, [replace(good, **change)])
+            text_shard([replace(good, **change)])
     with pytest.raises(UsageError, match="1 to 1024"):
-        write_text_shard(path, [])
-    assert not path.exists()
+        text_shard([])
 
 
 def test_content_hash_separates_title_from_text() -> None:

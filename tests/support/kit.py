@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from glimmer.storage.manifest import Manifest
 from glimmer.storage.memory import Memory, commit
 from glimmer.storage.passage import SHARD_ROWS, Passage, content_hash
 from glimmer.storage.segment_writer import SealedSegment, SegmentWriter
+from glimmer.storage.stores import Place
+
+_P = TypeVar("_P", bound=Place)
 
 WINDOW = 8
 WIDTH = 12
@@ -76,7 +79,7 @@ class Kit:
         }
         return Identity(**values | changes)  # type: ignore[arg-type]
 
-    def segment(self, memory: Path, segment: str, passages: Sequence[Passage]) -> SealedSegment:
+    def segment(self, memory: Place, segment: str, passages: Sequence[Passage]) -> SealedSegment:
         """Writes and seals a segment of `passages`; like a job, goes on from a seal that is there already."""
         writer = SegmentWriter(memory, segment)
         sealed = writer.sealed
@@ -93,13 +96,13 @@ class Kit:
                 records.append(writer.write_shard(shard, self.codes(part), lengths))
         return writer.seal(records)
 
-    def add(self, memory: Path, passages: Sequence[Passage], *, job: str, base: int) -> Manifest:
+    def add(self, memory: Place, passages: Sequence[Passage], *, job: str, base: int) -> Manifest:
         """A whole job: a segment of `passages` and its commit."""
         sealed = self.segment(memory, f"seg-{job}", passages)
         rows = passage_rows(passages, sealed.segment, 0)
         return commit(memory, base=base, job=job, operation="encode", add=[rows], segments=[sealed])
 
-    def memory(self, path: Path, *counts: int) -> Path:
+    def memory(self, path: _P, *counts: int) -> _P:
         """A memory with a segment for each of `counts`, of so many passages; numbered on from 0."""
         Memory.create(path, self.identity())
         first = 0

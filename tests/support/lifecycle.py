@@ -73,7 +73,7 @@ def job(memory: Path, name: str, numbers: range, *, base: int, gone: set[str] | 
         if gone:
             base_memory = Memory.open(memory, base)
             for file in base_memory.manifest.files:
-                for batch in read_catalog_file(base_memory.catalog.directory, file):
+                for batch in read_catalog_file(base_memory.store, file):
                     add.append(batch.filter([n not in gone for n in batch.column("passage_id").to_pylist()]))
                 remove.append(file.name)
         commit(memory, base=base, job=name, operation="encode", add=add, remove=remove, segments=[sealed])

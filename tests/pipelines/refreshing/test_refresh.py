@@ -180,7 +180,7 @@ def test_the_first_stage_index_follows(memory: Path, corpus: dict[str, list[str]
     result = refreshed(memory, corpus)
     assert "index" in result.seconds
     now = Memory.open(memory)
-    assert (now.index_directory / DIRECTORY).is_dir()
+    assert now.store.exists(f"{now.index_key}/{DIRECTORY}")
     encode(sources=[str(memory.parent / "next.jsonl")], memory=memory.parent / "fresh", model=str(model))
     fresh = Memory.open(memory.parent / "fresh")
     for question in ("xylophones", "kaka lomi terter", "Title of a7"):
@@ -274,7 +274,7 @@ def test_who_waits_for_another_to_finish_the_job_does_not_touch_its_segment(
     refreshed(memory, texts(2), "two.jsonl", max_removed=1.0)
     with pytest.raises(ConflictError, match="version 3"):
         other.run(Engine())
-    assert not other.job.ledger.directory.exists()
+    assert not Path(other.job.ledger.name).exists()
 
 
 # What it refuses.
