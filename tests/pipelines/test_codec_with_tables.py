@@ -27,6 +27,7 @@ from glimmer.pipelines.maintenance.compact import compact
 from glimmer.pipelines.maintenance.repair import repair
 from glimmer.pipelines.refresh import refresh
 from glimmer.storage.codecs import TableShape, codecs_forgotten_afterwards, register_codec
+from glimmer.storage.files import TEMPORARY_PREFIX
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 
@@ -116,9 +117,10 @@ def glimmer(path: Path, *arguments: object) -> str:
 
 
 def stored(memory: Path) -> dict[str, bytes]:
-    """Path -> content of all tables and segments."""
+    """Path -> content of all tables and segments; temporary names are a killed process's leftovers, never content."""
     files = [path for part in ("codec", "segments") for path in (memory / part).rglob("*") if path.is_file()]
-    return {str(path.relative_to(memory)): path.read_bytes() for path in files}
+    kept = [path for path in files if not path.name.startswith(TEMPORARY_PREFIX)]
+    return {str(path.relative_to(memory)): path.read_bytes() for path in kept}
 
 
 def test_the_tables_are_in_the_memory_and_its_record_has_the_parameters(encoded: Path) -> None:
