@@ -179,7 +179,8 @@ def serve(side: str, name: str, work: Path) -> None:
     """One side's process: a round for every line of standard input, its seconds on standard output."""
     once = {"glimmer": glimmer_side, "torch": torch_side}[side](name, work)
     outputs = once()
-    np.savez(work / f"{name}-{side}.npz", **{str(number): output for number, output in outputs.items()})
+    named: dict[str, Any] = {str(number): output for number, output in outputs.items()}
+    np.savez(work / f"{name}-{side}.npz", **named)
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         started = time.perf_counter()
@@ -203,7 +204,7 @@ class Side:
             if line.startswith("{"):
                 message: dict[str, Any] = json.loads(line)
                 return message
-        raise SystemExit(f"a side ended early with status {self.process.wait()}: {self.process.args}")
+        raise SystemExit(f"a side ended early with status {self.process.wait()}: {self.process.args!r}")
 
     def round(self) -> float:
         """Seconds of one pass over all passages."""

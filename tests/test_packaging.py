@@ -100,8 +100,8 @@ def test_the_metadata_says_what_a_package_index_shows(wheel: Path, tmp_path: Pat
 def test_an_editable_install_shows_new_and_renamed_files_at_once(checkout: Path, tmp_path: Path) -> None:
     checkout = shutil.copytree(checkout, tmp_path / "checkout", ignore=shutil.ignore_patterns("dist"))
     site = tmp_path / "site"
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", site]
-    subprocess.run([*command, "--editable", checkout], check=True)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([*command, "--editable", str(checkout)], check=True)
     (checkout / "reader" / "newcomer.py").write_text("name = 'new'\n")
     (checkout / "storage" / "paths.py").rename(checkout / "storage" / "renamed_paths.py")
     look = (

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ml_dtypes
@@ -202,21 +203,22 @@ def test_the_fingerprint_covers_the_memory_encoder_only(make_model: MakeModel, t
     """Live layers, the split of the live part, window and source do not count; everything that encodes does."""
     model = make_model("t5", split=(2, 1, 1))
 
-    def changed(name: str, *, edit: Edit | None = None, **tensors: np.ndarray) -> bool:
-        return load_model(_copy(model, tmp_path / name, edit=edit, **tensors)).fingerprint != model.fingerprint
+    def changed(name: str, tensors: Mapping[str, np.ndarray] = MappingProxyType({}), edit: Edit | None = None) -> bool:
+        copy = load_model(_copy(model, tmp_path / name, edit=edit, **tensors))
+        return copy.fingerprint != model.fingerprint
 
     def other(name: str) -> dict[str, np.ndarray]:
         return {name: model.tensors[name.replace("__", ".")] + np.float32(1e-3)}
 
     assert not changed("same")
-    assert not changed("live", **other(LIVE))
-    assert not changed("final", **other("encoder__final_norm__scale"))
+    assert not changed("live", other(LIVE))
+    assert not changed("final", other("encoder__final_norm__scale"))
     assert not changed("live split", edit=lambda c: c.update(live_a_layers=0, live_b_layers=2))
     assert not changed("window", edit=_set("window", value=32))
     assert not changed("question", edit=_set("question_template", value="q {question}"))
-    assert changed("memory", **other(MEMORY))
-    assert changed("embedding", **other("encoder__embedding"))
-    assert changed("bias", **other("encoder__relative_bias"))
+    assert changed("memory", other(MEMORY))
+    assert changed("embedding", other("encoder__embedding"))
+    assert changed("bias", other("encoder__relative_bias"))
     assert changed("template", edit=_set("passage_template", value="{text}"))
     assert changed("layers", edit=lambda c: c.update(memory_layers=1, live_a_layers=2))
     assert changed("epsilon", edit=_set("encoder", "layer_norm_eps", value=1e-5))

@@ -94,9 +94,8 @@ def test_a_passages_tokens_are_spelled_as_it_has_them(minilm_model: LoadedModel,
     assert minilm_model.surface_text(title, text, tokens, start, start + len(wanted)) == "8,848.86 m"
     assert minilm_model.surface_text(title, text, tokens, 1, 3) == "Mount Everest"
     assert minilm_model.surface_text(title, text + " Other text.", tokens, 1, 3) is None  # not the memory's passage
-    assert (
-        SentencePieceTokenizer(t5_files / "spiece.model").encode_with_offsets(text) is None
-    )  # decodes to what it read
+    decodes_to_what_it_read: Tokenizer = SentencePieceTokenizer(t5_files / "spiece.model")
+    assert decodes_to_what_it_read.encode_with_offsets(text) is None
 
 
 @pytest.mark.parametrize("name", ["t5", "minilm"])

@@ -22,7 +22,6 @@ from glimmer.pipelines.jobs import segment_id
 from glimmer.pipelines.maintenance.compact import compact
 from glimmer.pipelines.maintenance.repair import repair
 from glimmer.pipelines.maintenance.vacuum import vacuum
-from glimmer.storage import manifest as manifest_module
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.catalog_files import passage_rows, read_catalog_file
 from glimmer.storage.ledger import Ledger
@@ -174,7 +173,7 @@ def test_a_skewed_clock_changes_nothing_but_dates(
         def now(cls, tz: Any = None) -> Any:
             return datetime.datetime.fromtimestamp(shifted, tz)
 
-    monkeypatch.setattr(manifest_module.datetime, "datetime", Shifted)
+    monkeypatch.setattr(datetime, "datetime", Shifted)
     monkeypatch.setattr(time, "time", lambda: shifted)
     monkeypatch.setattr(time, "time_ns", lambda: int(shifted * 1e9))
     thin(memory, lambda number: number % 2 == 0, 2)
@@ -244,7 +243,8 @@ def test_a_reader_works_through_compactions_and_vacuums(kit: Any, tmp_path: Path
     memory = kit.memory(tmp_path / "m", 300, 60)
     thin(memory, lambda number: number % 3 == 0, 2)
     pinned, truth = Memory.open(memory), view(Memory.open(memory))
-    stop, wrong, reads = threading.Event(), [], [0]
+    wrong: list[Exception] = []
+    stop, reads = threading.Event(), [0]
 
     def read(again: bool) -> None:
         while not stop.is_set():

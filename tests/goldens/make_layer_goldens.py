@@ -9,6 +9,7 @@ those after the final norm. Made with torch 2.13 and transformers 5.23.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,11 +38,13 @@ def fill(model: torch.nn.Module) -> None:
             parameter.copy_(torch.from_numpy(draw(name, tuple(parameter.shape))))
 
 
-def run(model: torch.nn.Module, blocks: torch.nn.ModuleList, embedding: torch.nn.Module, vocabulary: int) -> dict:
+def run(
+    model: torch.nn.Module, blocks: torch.nn.ModuleList, embedding: torch.nn.Module, vocabulary: int
+) -> dict[str, Any]:
     """Outputs of the embedding and of every block, by hooks, and the model's own final output."""
     captured: list[np.ndarray] = []
 
-    def keep(_module: torch.nn.Module, _inputs: object, output: object) -> None:
+    def keep(_module: torch.nn.Module, _inputs: object, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else output
         captured.append(first.numpy())
 

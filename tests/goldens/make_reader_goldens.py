@@ -104,7 +104,10 @@ def encode(model: transformers.T5ForConditionalGeneration, data: weights.Inputs)
 
 
 def decode(
-    model: transformers.T5ForConditionalGeneration, states: torch.Tensor, mask: torch.Tensor, search: tuple
+    model: transformers.T5ForConditionalGeneration,
+    states: torch.Tensor,
+    mask: torch.Tensor,
+    search: tuple[int, float, bool | str],
 ) -> list[list[int]]:
     """One answer a question, cut after the end-of-answer token."""
     beams, penalty, early = search

@@ -21,6 +21,7 @@ from glimmer.pipelines.engines import Engine
 from glimmer.progress import Quiet
 from glimmer.reader.formats.evaluation import evaluate
 from glimmer.reader.formats.kilt import read_guess
+from glimmer.reader.formats.long_questions import LongQuestions
 from glimmer.reader.formats.queries import Query
 from glimmer.reader.serving.question_reader import QuestionReader
 from glimmer.storage.memory import Memory
@@ -207,12 +208,13 @@ def test_the_rule_belongs_to_the_settings_only_where_it_matters(world: Path, tmp
 def test_what_is_kept_is_cut_between_tokens_and_keeps_the_special_ones(world: Path) -> None:
     model = load_model(world / "model")
     mention = "kalo " * 50 + "[START_ENT] terlo [END_ENT] " + "mishami " * 50
-    for rule, question, expected in [
+    cases: list[tuple[LongQuestions, str, Callable[[list[int], int], list[int]]]] = [
         ("auto", TURNS, lambda ids, n: ids[-n:]),
         ("auto", PLAIN, lambda ids, n: ids[:n]),
         ("keep-end", PLAIN, lambda ids, n: ids[-n:]),
         ("keep-start", TURNS, lambda ids, n: ids[:n]),
-    ]:
+    ]
+    for rule, question, expected in cases:
         (read,) = QuestionReader(model, 20, rule).read([Query(id="a", question=question, place="")])
         (whole,) = model.question_tokens([question])
         body = whole[1:-1].tolist()

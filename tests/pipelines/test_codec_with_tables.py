@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -144,9 +145,9 @@ def test_the_codes_are_those_of_the_nearest_centroids(encoded: Path, model: Path
     positions = np.arange(0, exact.passages, 5)
     codes, lengths = exact.fetch(positions)
     live = np.arange(exact.window) < lengths[:, None]
-    truth = np.asarray(exact.codec.decode(codes, np.float32))[live]
+    truth = np.asarray(exact.codec.decode(jnp.asarray(codes), np.float32))[live]
     codes, _ = quantised.fetch(positions)
-    back = np.asarray(quantised.codec.decode(codes, np.float32))[live]
+    back = np.asarray(quantised.codec.decode(jnp.asarray(codes), np.float32))[live]
     parts = truth.reshape(len(truth), 8, 1, 4)
     nearest = np.square(parts - load_file(encoded / TABLES)["centroids"]).sum(-1).argmin(-1)
     assert np.mean(codes[live] == nearest) > 0.999  # bfloat16 and float32 sums may disagree about a tie

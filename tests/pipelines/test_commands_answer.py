@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -69,7 +70,7 @@ def test_answer_then_evaluate(world: Path, tmp_path: Path) -> None:
     assert "nothing to do" in invoke(*arguments).stdout
     assert json.loads(invoke(*arguments, "--json").stdout)["resumed"] == 5
 
-    gold = []
+    gold: list[dict[str, Any]] = []
     for line in (tmp_path / "out.jsonl").read_text().splitlines():
         guess = json.loads(line)
         (output,) = guess["output"]

@@ -49,6 +49,7 @@ def test_the_demo_encodes_answers_and_says_how_well(leads: dict[str, str], tmp_p
         for query in open_queries(QUESTIONS)
         for output in query.outputs or ()
         for page in output.provenance or ()
+        if page.title is not None
     }
     others = [title for title in sorted(leads) if title not in titles][:: len(leads) // 60]
     place = tmp_path / "demo"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import zarr
@@ -61,7 +62,7 @@ def glimmer(*arguments: object, **options: object) -> subprocess.CompletedProces
     """Runs the command as a user does, in a process of its own."""
     code = "from glimmer.pipelines.cli.program import main; main()"
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
 
 
 def payload(memory: Path) -> dict[str, bytes]:
@@ -99,9 +100,8 @@ def test_stored_codes_are_what_the_encoder_gives(model: Path, corpus_of: CorpusM
     memory = Memory.open(tmp_path / "m")
     positions = np.arange(memory.passages)
     codes, lengths = memory.fetch(positions)
-    stored = np.asarray(memory.codec.decode(codes, np.float32))
-    model = load_model(model)
-    encoder = MemoryEncoder(model, shapes=memory.identity.shapes, transform=memory.codec.encode)
+    stored = np.asarray(memory.codec.decode(jnp.asarray(codes), np.float32))
+    encoder = MemoryEncoder(load_model(model), shapes=memory.identity.shapes, transform=memory.codec.encode)
     tokens = [passage.tokens for passage in memory.texts(positions)]
     for batch in encoder.encode(tokens):
         for index, row, length in zip(batch.indices, batch.outputs, batch.lengths, strict=True):

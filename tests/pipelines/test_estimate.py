@@ -103,6 +103,7 @@ def test_decoder_options_save_what_they_save() -> None:
 def operations(function: Any, *arguments: Any) -> float:
     """What XLA counts: two operations a multiply-add, norms and the like included."""
     analysis = jax.jit(function).lower(*arguments).compile().cost_analysis()
+    assert analysis is not None
     return float(analysis["flops"])
 
 

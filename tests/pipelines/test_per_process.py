@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from glimmer import UsageError
+from glimmer.encoders.memory_encoder import MemoryEncoder
 from glimmer.pipelines.answer import answer
 from glimmer.pipelines.answering import range_graph
+from glimmer.pipelines.answering.query_range import RangeAnswerer
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.encoding import shard_graph
 from glimmer.pipelines.engines import Engine
@@ -109,7 +111,7 @@ def world(
 def test_four_threads_of_an_encode_job_load_the_weights_once(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoders, steps = Loads(shard_graph.MemoryEncoder), Loads(shard_graph.ShardEncoder)
+    encoders, steps = Loads(MemoryEncoder), Loads(shard_graph.ShardEncoder)
     monkeypatch.setattr(shard_graph, "MemoryEncoder", encoders)
     monkeypatch.setattr(shard_graph, "ShardEncoder", steps)
     monkeypatch.setattr(shard_graph, "MOST_SHARDS_IN_A_GROUP", 1)
@@ -138,7 +140,7 @@ def test_four_threads_of_an_answering_job_load_the_reader_once(
         "batch_size": 2,
     }
     answer(**arguments, output=tmp_path / "alone.jsonl")
-    readers = Loads(range_graph.RangeAnswerer)
+    readers = Loads(RangeAnswerer)
     monkeypatch.setattr(range_graph, "RangeAnswerer", readers)
     answer(**arguments, output=tmp_path / "shared.jsonl", engine=FOUR_THREADS, range_queries=3)
     assert (tmp_path / "shared.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()

@@ -20,8 +20,9 @@ from tokenizers import Tokenizer
 
 from glimmer import InputError, UsageError
 from glimmer.pipelines.corpus import Article, read_articles
+from glimmer.pipelines.corpus.fitting import Tokens
 from glimmer.pipelines.corpus.passages import passage_id, readable, reassemble
-from glimmer.pipelines.corpus.plan import PlanProgress, PlanSummary, Tokens, plan
+from glimmer.pipelines.corpus.plan import PlanProgress, PlanSummary, plan
 from glimmer.storage.passage import Passage, content_hash
 from glimmer.storage.segment_writer import SegmentWriter
 

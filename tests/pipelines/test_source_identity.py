@@ -83,9 +83,9 @@ def test_of_a_url_it_is_what_the_store_says_or_the_content_where_it_says_nothing
 def test_encode_has_nothing_to_do_for_a_copy_and_refuses_an_edit(model: str, corpus: Path, tmp_path: Path) -> None:
     encode(sources=[str(corpus)], memory=tmp_path / "m", model=model)
     copy = shutil.copy(corpus, tmp_path / "copied.jsonl")
-    assert encode(sources=[copy], memory=tmp_path / "m", model=model).nothing_to_do
+    assert encode(sources=[str(copy)], memory=tmp_path / "m", model=model).nothing_to_do
     with pytest.raises(UsageError, match="made from these sources with other settings"):
-        encode(sources=[copy], memory=tmp_path / "m", model=model, strict=True)
+        encode(sources=[str(copy)], memory=tmp_path / "m", model=model, strict=True)
     edited_in_the_middle(corpus)
     with pytest.raises(UsageError, match=r"made from other sources.*glimmer refresh"):
         encode(sources=[str(corpus)], memory=tmp_path / "m", model=model)
@@ -107,7 +107,7 @@ def test_an_interrupted_job_resumes_from_a_corpus_that_was_copied_anew(
     [job] = [path.name for path in (tmp_path / "m/jobs").iterdir()]
     assert Ledger(tmp_path / "m", job).read_plan() is not None
     copy = shutil.copy(corpus, tmp_path / "copied.jsonl")
-    result = encode(sources=[copy], memory=tmp_path / "m", model=model)
+    result = encode(sources=[str(copy)], memory=tmp_path / "m", model=model)
     assert (result.job, "plan" in result.seconds) == (job, False)
 
 

@@ -167,7 +167,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
     with tfds.core.registered.skip_registration():
 
-        class GlimmerTiny(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
+        class GlimmerTiny(tfds.core.GeneratorBasedBuilder):
             VERSION = tfds.core.Version("1.0.0")
 
             def _info(self) -> Any:

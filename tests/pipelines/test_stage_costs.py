@@ -25,12 +25,15 @@ from glimmer.reader.model import Candidates, Reader
 QUESTION, PASSAGE, CANDIDATES, SELECTED = 16, 128, 8, 3
 
 
-def abstract(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+def abstract(*shape: int, dtype: Any = jnp.float32) -> Any:
+    """A `jax.ShapeDtypeStruct`, which stands for an array in everything that is only lowered."""
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> float:
-    return float(jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"])
+    analysis = jax.jit(function).lower(*arguments).compile().cost_analysis()
+    assert analysis is not None
+    return float(analysis["flops"])
 
 
 @pytest.fixture(scope="module")

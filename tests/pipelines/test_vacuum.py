@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,6 @@ from glimmer import ConflictError, DamageError, UsageError
 from glimmer.pipelines.jobs import segment_id
 from glimmer.pipelines.maintenance import vacuum as module
 from glimmer.pipelines.maintenance.vacuum import vacuum
-from glimmer.storage import removal
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.files import REMOVED_PREFIX
 from glimmer.storage.ledger import Ledger
@@ -95,7 +95,7 @@ def test_the_newest_versions_and_those_in_use_within_the_threshold_are_kept(roll
 
 def test_files_younger_than_the_threshold_stay(rolled_back: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     later = time.time() + 30 * 86400
-    monkeypatch.setattr(module.time, "time", lambda: later)
+    monkeypatch.setattr(time, "time", lambda: later)
     monkeypatch.setattr(LocalStore, "clock", lambda _: later)
     recent = later - 3600
     os.utime(rolled_back / "segments/seg-job-1/codes/c.0.0.0", (recent, recent))
@@ -112,7 +112,7 @@ def test_a_wrong_clock_never_makes_needed_things_old(
     for path in (rolled_back / "segments/seg-job-1").rglob("*"):
         os.utime(path, (future, future))
     wrong = time.time() + skew_days * 86400
-    monkeypatch.setattr(module.time, "time", lambda: wrong)
+    monkeypatch.setattr(time, "time", lambda: wrong)
     assert "segments/seg-job-1" not in vacuum(memory=rolled_back, keep_versions=1).paths
     assert Memory.open(rolled_back).fetch(np.arange(40))[0].any()
     assert Memory.open(rolled_back, 2).passages == 70
@@ -173,7 +173,7 @@ def test_ledgers_of_finished_jobs_and_leftovers_of_killed_ones_go(rolled_back: P
 def test_what_a_killed_vacuum_was_deleting_goes_at_once(rolled_back: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segment = rolled_back / "segments/seg-job-1"
     with monkeypatch.context() as patch:
-        patch.setattr(removal.shutil, "rmtree", lambda *_, **__: None)  # killed between the rename and the deletion
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed between the rename and the deletion
         remove_tree(segment, within=rolled_back)
     left = [name for name in names(rolled_back / "segments") if name.startswith(REMOVED_PREFIX)]
     assert len(left) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,10 +149,15 @@ def test_a_page_that_the_memory_lacks(memory: Memory, tmp_path: Path) -> None:
 def test_the_catalog_is_read_once_for_a_whole_file(
     memory: Memory, passages: list[Passage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scans = []
+    scans: list[object] = []
     real = Memory.passage_table
-    monkeypatch.setattr(Memory, "passage_table", lambda self, columns: scans.append(1) or real(self, columns))
-    records = [
+
+    def counted(self: Memory, columns: Any) -> Any:
+        scans.append(columns)
+        return real(self, columns)
+
+    monkeypatch.setattr(Memory, "passage_table", counted)
+    records: list[dict[str, object]] = [
         {"question": "kalo", "ctxs": [{"title": passage.title, "text": passage.text}]} for passage in passages[:30]
     ]
     found(memory, queries(tmp_path, *records))

@@ -117,6 +117,7 @@ def test_gradients_of_the_likelihood_are_those_of_finite_differences() -> None:
     def loss(copy: Any) -> jax.Array:
         module = nnx.merge(graph, {**state, "copy": copy})
         taught = module.teach(inputs, fused(), TABLE)
+        assert taught.mixture is not None
         return mixture_log_likelihood(taught.logits, taught.mixture, FUSED, ANSWERS).sum()
 
     own = state["copy"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from glimmer.reader.decoder import Decoder
 from glimmer.reader.fusion import Fused
 
 SIZES = {"vocab_size": 40, "d_model": 24, "d_ff": 32, "num_heads": 4, "d_kv": 5, "num_layers": 4}
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "t5": {"kv_heads": 4},
     "multi-query": {"kv_heads": 1},
     "layer-sparse": {"kv_heads": 4, "cross_every": 2},

@@ -162,9 +162,9 @@ def test_kilts_own_retrieval_is_scored_by_its_pages_alone(tmp_path: Path) -> Non
 
 def test_pages_of_several_outputs_count_in_their_order(tmp_path: Path) -> None:
     pages = [{"provenance": [{"wikipedia_id": page}]} for page in ("9", "1")]
-    alone = {"id": "a", "output": pages}
-    answered = {"id": "a", "output": [{"answer": "yes"}, *pages]}
-    behind = {"id": "a", "output": [pages[0], {"answer": "yes", **pages[1]}]}
+    alone: dict[str, object] = {"id": "a", "output": pages}
+    answered: dict[str, object] = {"id": "a", "output": [{"answer": "yes"}, *pages]}
+    behind: dict[str, object] = {"id": "a", "output": [pages[0], {"answer": "yes", **pages[1]}]}
     file = write(tmp_path / "gold", gold("a"))
     for record, em in ((alone, 0), (answered, 1), (behind, 1)):
         metrics = evaluate(gold=file, guess=write(tmp_path / "guess", record), ranks=[1, 2]).metrics

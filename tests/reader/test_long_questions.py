@@ -15,6 +15,7 @@ from glimmer.reader.formats.long_questions import (
     MAX_QUESTION_CHARACTERS,
     MAX_QUESTION_WORDS,
     MENTION,
+    LongQuestions,
     kept_part,
     shorten_text,
     token_window,
@@ -96,7 +97,8 @@ def test_a_file_counts_its_long_questions(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"id": n, "input": text}) + "\n" for n, text in enumerate(["who?", LONG])))
     with pytest.raises(InputError, match=r"q.jsonl:2: the question has 1,124 words"):
         open_queries(path)
-    for rule, skipped in (("auto", False), ("skip", True)):
+    rules: list[tuple[LongQuestions, bool]] = [("auto", False), ("skip", True)]
+    for rule, skipped in rules:
         queries = open_queries(path, long_questions=rule)
         assert (queries.count, queries.long) == (2, 1)
         first, second = queries

@@ -290,6 +290,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     @jax.jit
     def loss(params: Params) -> jax.Array:
         found = reader.live_a(params, asked, memory, data.lengths)
+        assert found.scores is not None
         fused = reader.live_b(params, found.hidden, data.lengths, question_width=SQ)
         likelihood = reader.log_likelihood(params, fused, ANSWERS, lengths).sum()
         return -likelihood - jax.nn.log_softmax(found.scores)[:, 0].sum()
@@ -344,7 +345,7 @@ def test_weights_survive_their_dotted_names(name: str) -> None:
     assert {key: value.shape for key, value in tensors.items()} == reader.shapes()
     assert not any("None" in key or "embedding" in key for key in tensors if key.startswith("reranker"))
     again = reader.params(tensors)
-    assert jax.tree.structure(again) == jax.tree.structure(params)
+    assert jax.tree.structure(again) == jax.tree.structure(params)  # type: ignore[operator]
     for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -21,16 +21,10 @@ from glimmer.encoders.strict_json import read_json
 from glimmer.encoders.weights import in_memory, read_safetensors, write_safetensors
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.train import train
-from glimmer.reader.config import ReaderConfig
+from glimmer.reader.config import ReaderConfig, RerankerConfig
 from glimmer.reader.training.checkpoints import save_weights
-from glimmer.reader.training.settings import (
-    DataConfig,
-    LossSettings,
-    OptimiserConfig,
-    RerankerConfig,
-    TaskConfig,
-    TrainConfig,
-)
+from glimmer.reader.training.losses import LossSettings
+from glimmer.reader.training.settings import DataConfig, OptimiserConfig, TaskConfig, TrainConfig
 from glimmer.storage.memory import Memory
 
 NOT_FINITE = ["nan", "inf", "-inf", "1e999", "+nan"]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +229,7 @@ def test_a_forged_number_of_rows_takes_no_memory(sent: Path) -> None:
 
 
 @pytest.fixture
-def map_of(sent: Path) -> Iterator[tuple[Path, Callable[[dict[str, Any]], None]]]:
+def map_of(sent: Path) -> tuple[Path, Callable[[dict[str, Any]], None]]:
     look(sent)
     path = sent / "indexes" / "2" / "ids.map"
 

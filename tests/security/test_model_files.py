@@ -250,7 +250,7 @@ def test_a_sentencepiece_model_without_sense_is_one_line(content: bytes, tmp_pat
 # T5X checkpoints.
 
 
-def extension(shape: Any, dtype: Any, data: bytes, code: int = 1) -> msgpack.ExtType:
+def extension(shape: Any, dtype: Any, data: Any, code: int = 1) -> msgpack.ExtType:
     return msgpack.ExtType(code, msgpack.packb((shape, dtype, data)))
 
 

@@ -17,7 +17,6 @@ from glimmer.pipelines.cli.group import run
 from glimmer.pipelines.jobs import segment_id
 from glimmer.pipelines.maintenance.rollback import rollback
 from glimmer.pipelines.maintenance.vacuum import vacuum
-from glimmer.storage import removal
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory
 from glimmer.storage.memory import rollback as commit_rollback
@@ -177,7 +176,7 @@ def test_a_directory_that_becomes_a_link_while_it_is_emptied_leads_nowhere(
         inside.symlink_to(outside)
         rename(*names, **descriptors)
 
-    monkeypatch.setattr(removal.os, "rename", swap)
+    monkeypatch.setattr(os, "rename", swap)
     remove_tree(inside / "seg", within=tmp_path / "m")
     assert (outside / "seg" / "file").exists()
     assert not list((tmp_path / "m" / "moved").iterdir())

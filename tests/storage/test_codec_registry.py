@@ -221,7 +221,7 @@ def test_tables_made_from_parameters_need_no_fit_and_are_read_back_from_the_memo
     x = np.random.default_rng(0).normal(size=(5, kit.width), scale=9).astype(np.float32)
     codes = np.asarray(opened.codec.encode(jnp.asarray(x)))
     assert np.array_equal(codes, np.asarray(codec.encode(jnp.asarray(x))))
-    assert np.abs(np.asarray(opened.codec.decode(codes, np.float32)) - x).max() <= 1.5
+    assert np.abs(np.asarray(opened.codec.decode(jnp.asarray(codes), np.float32)) - x).max() <= 1.5
 
 
 def test_a_fitted_codec_is_made_from_samples_only() -> None:
@@ -260,7 +260,7 @@ def test_a_name_stands_for_one_codec() -> None:
 
 
 def test_tables_become_bytes_and_come_back_equal() -> None:
-    tables = {"b": np.arange(6, dtype=np.float32).reshape(2, 3).T, "a": np.ones((0, 3), np.int8)}
+    tables: dict[str, np.ndarray] = {"b": np.arange(6, dtype=np.float32).reshape(2, 3).T, "a": np.ones((0, 3), np.int8)}
     back = tables_from_bytes(tables_to_bytes(tables))
     assert back.keys() == tables.keys()
     assert all(np.array_equal(back[name], tables[name]) and back[name].dtype == tables[name].dtype for name in tables)

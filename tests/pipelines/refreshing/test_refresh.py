@@ -302,7 +302,7 @@ def test_a_refusal_leaves_the_memory_as_it_was(memory: Path, corpus: Texts, tmp_
         (r"latin\.txt:2", InputError, {"sources": [], "partial": True, "deleted": latin}),
     ):
         with pytest.raises(error, match=says):
-            refresh(memory=memory, **options)  # type: ignore[arg-type]
+            refresh(memory=memory, **options)
         assert {n: s for n, s in files(memory).items() if not n.endswith(".rejected.jsonl")} == before, says
 
 
