@@ -116,6 +116,7 @@ class Peer:
             key = (segment, row // SHARD_ROWS)
             if key not in self._index:
                 path = self._memory.store.local_path(f"{self._memory.readers[segment].key}/{codes_name(key[1])}")
+                assert path is not None, "pread needs a memory on a local disk"
                 self._descriptors[key] = os.open(path, os.O_RDONLY)
                 tail = SHARD_ROWS * INDEX_ENTRY.itemsize + 4
                 content = os.pread(self._descriptors[key], tail, path.stat().st_size - tail)

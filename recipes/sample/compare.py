@@ -112,7 +112,8 @@ def prepare(source: str) -> None:
         lines = Path("tasks/cloze.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         Path("compare/cloze.jsonl").write_text("".join(Random(0).sample(lines, CLOZE)), encoding="utf-8")
     if not (Catalog(Path("embeddings.memory")).exists and Memory.open(Path("embeddings.memory")).version):
-        encode(sources=[source], memory="embeddings.memory", model="base-fid", progress=TerminalProgress())
+        with TerminalProgress() as progress:
+            encode(sources=[source], memory="embeddings.memory", model="base-fid", progress=progress)
 
 
 def as_lumen(source: str, target: str) -> None:
@@ -230,7 +231,8 @@ def main(data: str, work: str, steps: int) -> None:
     prepare(source)
     for output, config in readings(steps).items():
         if not Path(output).exists():
-            train(config=config, progress=TerminalProgress())
+            with TerminalProgress() as progress:
+                train(config=config, progress=progress)
     if not Path("compare/read-lumen").exists():
         as_lumen("compare/read", "compare/read-lumen")
     record = Path("compare/compare.json")
@@ -238,7 +240,8 @@ def main(data: str, work: str, steps: int) -> None:
     for name, config in readers(steps // 4).items():
         began = monotonic()
         if not Path(config.output).exists():
-            train(config=config, progress=TerminalProgress())
+            with TerminalProgress() as progress:
+                train(config=config, progress=progress)
         for shape in SHAPES.get(name, [INGREDIENT_SHAPE]):
             own = found.setdefault(name, {})
             label = "{}/{}".format(*shape)

@@ -18,6 +18,7 @@ import pytest
 import sentencepiece
 
 from glimmer import ModelError, UsageError
+from glimmer.encoders.families.t5 import T5Config
 from glimmer.encoders.importers import import_checkpoint
 from glimmer.encoders.t5x_checkpoint import read_t5x
 from glimmer.encoders.torch_archive import read_torch
@@ -70,6 +71,7 @@ def t5_directory(tmp_path: Path, weights: ModuleType, spiece: Path) -> Path:
 
 def test_a_t5_directory_gives_encoder_and_decoder(t5_directory: Path, weights: ModuleType) -> None:
     imported = import_checkpoint(t5_directory)
+    assert isinstance(imported.encoder, T5Config)
     assert imported.encoder.gated
     assert (imported.encoder.d_kv, imported.encoder.num_heads) == (3, 2)
     assert imported.decoder == {
@@ -127,7 +129,9 @@ def test_a_tied_encoder_only_or_ungated_t5_is_understood(tmp_path: Path, weights
     plain = _t5_directory(tmp_path / "plain", weights, spiece, lambda c: c.update(feed_forward_proj="relu"))
     ungated = {name.replace("wi_0", "wi"): value for name, value in state.items() if "wi_1" not in name}
     write_safetensors(plain / "model.safetensors", in_memory(ungated))
-    assert not import_checkpoint(plain).encoder.gated
+    found = import_checkpoint(plain).encoder
+    assert isinstance(found, T5Config)
+    assert not found.gated
 
 
 def test_a_checkpoint_in_parts_is_joined_by_its_index(tmp_path: Path, weights: ModuleType, spiece: Path) -> None:

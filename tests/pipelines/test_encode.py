@@ -275,7 +275,7 @@ def test_bad_records_go_to_a_dead_letter_file_with_file_and_line(model: Path, tm
     assert result.plan.articles == 1
     assert result.plan.rejected == {reason: 1 for _, reason in BAD_LINES}
     assert result.rejects is not None
-    letters = [json.loads(line) for line in result.rejects.read_text(encoding="utf-8").splitlines()]
+    letters = [json.loads(line) for line in Path(result.rejects).read_text(encoding="utf-8").splitlines()]
     assert [(letter["place"], letter["reason"]) for letter in letters] == [
         (f"{corpus}:{number}", reason) for number, (_, reason) in enumerate(BAD_LINES, 2)
     ]

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_family
@@ -92,7 +93,7 @@ def test_a_family_in_one_module_goes_through_all_jobs(
     assert best
     (vectors,) = memory.vectors(best[:1])
     encoder = model.encoder("float32", slice(0, 2))
-    tokens = np.asarray(model.passage_tokens([(best[0].title, best[0].text)])[0])[None]
+    tokens = jnp.asarray(model.passage_tokens([(best[0].title, best[0].text)])[0])[None]
     hidden = encoder.run(encoder.embed(tokens), encoder.context(tokens >= 0), 0, 2)
     np.testing.assert_allclose(vectors, np.asarray(hidden[0]), atol=1e-5)
 

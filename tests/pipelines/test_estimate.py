@@ -14,7 +14,7 @@ from flax import nnx
 
 from glimmer import ModelError, UsageError
 from glimmer.encoders.families.encoder_family import TokenizerSpec
-from glimmer.encoders.families.t5 import T5_1_1_SIZES
+from glimmer.encoders.families.t5 import T5_1_1_SIZES, T5Config
 from glimmer.encoders.model_config import ModelConfig
 from glimmer.encoders.t5_layers import T5Encoder
 from glimmer.pipelines.capacity.costs import (
@@ -109,6 +109,7 @@ def operations(function: Any, *arguments: Any) -> float:
 
 def test_encoder_layers_agree_with_the_compiler() -> None:
     config = replace(t5_config("t5-small", alpha=1 / 3, beta=1 / 4).encoder, num_layers=2, vocab_size=64)
+    assert isinstance(config, T5Config)
     encoder = T5Encoder(config, rngs=nnx.Rngs(0), dtype=jnp.float32)
     rows, tokens = 3, 96
     graph, state = nnx.split(encoder)

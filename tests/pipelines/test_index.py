@@ -48,7 +48,7 @@ def memory(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
 
 
 def home_of(memory: Memory) -> Path:
-    return memory.location / "indexes" / "1" / "bm25"
+    return Path(memory.location) / "indexes" / "1" / "bm25"
 
 
 def made_at(index: Bm25Index) -> int:
@@ -115,8 +115,8 @@ def test_a_flipped_bit_is_found_when_it_is_opened(memory: Memory) -> None:
 
 
 def test_where_the_memory_cannot_be_written_it_goes_to_the_cache(memory: Memory, tmp_path: Path) -> None:
-    shutil.rmtree(memory.location / "indexes" / "1")
-    (memory.location / "indexes" / "1").write_text("in the way")
+    shutil.rmtree(Path(memory.location) / "indexes" / "1")
+    (Path(memory.location) / "indexes" / "1").write_text("in the way")
     heard = Heard()
     index = open_index(memory, progress=heard)
     assert index.directory.is_relative_to(tmp_path / "cache")
@@ -127,7 +127,7 @@ def test_where_the_memory_cannot_be_written_it_goes_to_the_cache(memory: Memory,
 @pytest.mark.parametrize("linked", ["indexes", "indexes/1", "indexes/1/bm25"])
 def test_nothing_is_built_through_a_link(memory: Memory, tmp_path: Path, linked: str) -> None:
     """What is replaced there would be somebody else's."""
-    theirs, path = tmp_path / "theirs", memory.location / linked
+    theirs, path = tmp_path / "theirs", Path(memory.location) / linked
     place = theirs / Path("indexes/1/bm25").relative_to(linked)
     place.mkdir(parents=True)
     (place / "letter").write_text("dear")
@@ -140,8 +140,8 @@ def test_nothing_is_built_through_a_link(memory: Memory, tmp_path: Path, linked:
 def test_where_nothing_can_be_written_it_lives_as_long_as_it_is_used(
     memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.rmtree(memory.location / "indexes" / "1")
-    (memory.location / "indexes" / "1").write_text("in the way")
+    shutil.rmtree(Path(memory.location) / "indexes" / "1")
+    (Path(memory.location) / "indexes" / "1").write_text("in the way")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GLIMMER_CACHE", str(tmp_path / "file"))
     index = open_index(memory)

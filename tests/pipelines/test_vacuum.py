@@ -15,7 +15,6 @@ import pytest
 
 from glimmer import ConflictError, DamageError, UsageError
 from glimmer.pipelines.jobs import segment_id
-from glimmer.pipelines.maintenance import vacuum as module
 from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.files import REMOVED_PREFIX
