@@ -8,7 +8,6 @@ resume is in its run directory: the same command continues it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +45,8 @@ from ..reader.training.record import recorded_result, training_record
 from ..reader.training.settings import TrainConfig
 from ..reader.training.step import TrainStep
 from ..reader.training.trainer import LOG, PLOT, Finished, run_steps
-from ..storage.files import make_directories, sha256_file, storage_error
+from ..storage.files import make_directories, sha256_file
+from ..storage.locks import held
 from ..storage.memory import Memory
 from ..storage.paths import local_path
 from .answer import answer
@@ -410,13 +410,8 @@ def _card(
 def _locked(run: Path) -> Iterator[None]:
     """Keeps a second process out of the run directory."""
     make_directories(run)
-    try:
-        file = (run / "lock").open("w")
-    except OSError as error:
-        raise storage_error(run, error) or UsageError(f"{run}: cannot be used: {error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConflictError(f"{run}: another process trains here; wait for it, or choose another run") from None
+    with held(
+        run / "lock",
+        busy=lambda holder: ConflictError(f"{run}: {holder} trains here; wait for it, or choose another run"),
+    ):
         yield

@@ -21,6 +21,18 @@ from .. import GlimmerError, StorageError
 from .files import translated
 
 
+def lock_open_file(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Locks an open file until it is closed; False if another process holds it. OSError where there are no locks."""
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, mode if wait else mode | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def held(
     path: Path, *, busy: Callable[[str], GlimmerError], shared: bool = False, wait: bool = False
@@ -41,14 +53,9 @@ def held(
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 closing = stack.enter_context(contextlib.ExitStack())
                 closing.callback(os.close, descriptor)
-                try:
-                    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-                    fcntl.flock(descriptor, mode if wait else mode | fcntl.LOCK_NB)
-                except OSError as error:
-                    if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                        raise
+                if not lock_open_file(descriptor, shared=shared, wait=wait):
                     holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
-                    raise busy(holder or "another process") from None
+                    raise busy(holder or "another process")
                 if _is_file_of_that_name(descriptor, path):
                     break
                 closing.close()
@@ -74,13 +81,7 @@ def is_held(path: Path) -> bool:
         except FileNotFoundError:
             return False
         stack.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            return True
-        return False
+        return not lock_open_file(descriptor, shared=True)
 
 
 class NamedLocks:

@@ -22,8 +22,8 @@ from .catalog import Catalog
 from .files import TEMPORARY_PREFIX
 from .idmap import SCAN_COLUMNS, IdMap, build_id_map, open_id_map, segment_bases
 from .manifest import Manifest
-from .sealed import damaged_files, read_seal
 from .stores import LocalStore, Store
+from .stores.sealed import damaged_files, read_seal
 
 INDEXES = "indexes"
 ID_MAP = "ids.map"

@@ -133,3 +133,89 @@ def test_no_module_grows_too_long(room: str) -> None:
 def test_the_top_of_pipelines_is_a_list_of_the_jobs() -> None:
     jobs = {path.name for path in (ROOT / "pipelines").glob("*.py")} - {"__init__.py"}
     assert len(jobs) <= MOST_JOBS, sorted(jobs)
+
+
+# Calls that touch files. In the modules named below, but for the exceptions, a file would be one of a memory.
+FILE_CALLS = frozenset(
+    {
+        "open",
+        "mmap",
+        "memmap",
+        "flock",
+        "iterdir",
+        "glob",
+        "rglob",
+        "scandir",
+        "listdir",
+        "rmtree",
+        "unlink",
+        "rmdir",
+        "mkdir",
+        "rename",
+        "makedirs",
+        "touch",
+        "read_bytes",
+        "write_bytes",
+        "link",
+        "symlink_to",
+        "copyfile",
+        "truncate",
+        "fsync",
+        "chmod",
+    }
+)
+RENAMING_CALLS = frozenset({"os.rename", "os.replace"})
+LOCAL_FILES = frozenset(
+    {
+        "write_atomic",
+        "read_regular",
+        "open_regular",
+        "sha256_file",
+        "make_directories",
+        "sync_directory",
+        "remove_tree",
+        "remove_file",
+        "refuse_links",
+    }
+)
+FILE_MODULES = {
+    "storage.files": "the local store's reading and writing",
+    "storage.locks": "locks",
+    "storage.removal": "the local store's deletion",
+    "storage.stores.local": "the local store",
+    "storage.stores.local_directories": "directories that tantivy reads",
+    "storage.stores.sealed": "directories that tantivy reads",
+    "storage.inputs": "people's own files",
+    "storage.outputs": "people's own files",
+    "storage.temporary": "temporary files",
+    "storage.catalog_log": "a temporary copy of the log, for Delta Lake",
+}
+OF_A_MEMORY = ("storage.", "reader.serving.", "pipelines.maintenance.", "pipelines.refreshing.", "pipelines.encoding.")
+JOBS = ("pipelines.jobs", "pipelines.encode", "pipelines.refresh")
+
+
+def _file_access(path: Path) -> set[str]:
+    """Calls that touch files by themselves, and what is imported from `files` for that."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            call = ast.unparse(node.func)
+            of_a_class = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value)[:1].isupper()
+            of_a_library = call.startswith(("ts.", "tantivy.", "cls."))
+            if call in RENAMING_CALLS or (call.split(".")[-1] in FILE_CALLS and not of_a_class and not of_a_library):
+                found.add(call)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[-1] in {"files", "removal"}:
+            found |= {alias.name for alias in node.names} & LOCAL_FILES
+    return found
+
+
+def test_only_the_local_store_and_locks_touch_the_files_of_a_memory() -> None:
+    offenders = {
+        name: access
+        for name, path in MODULES.items()
+        if (name.startswith(OF_A_MEMORY) or name in JOBS) and name not in FILE_MODULES
+        if (access := _file_access(path))
+    }
+    assert offenders == {}
+    assert FILE_MODULES.keys() <= MODULES.keys()
+    assert "mmap.mmap" in _file_access(MODULES["storage.stores.local"]), "the test sees what it looks for"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import FileIO
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO, Self
 import orjson
 
 from ... import ConflictError, InputError, MismatchError, StorageError
+from ...storage.locks import lock_open_file
 from .kilt import MAX_LINE_BYTES, Provenance, RecordError, parse_id, parse_json_object, prediction_line
 
 _LINE_START = b'{"id":"'
@@ -185,15 +185,16 @@ def _open_locked(path: Path) -> FileIO:
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}; choose another output") from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.close()
-        raise ConflictError(f"{path}: another job is writing this file; wait for it or choose another output") from None
+        free = lock_open_file(handle.fileno())
     except OSError as error:
+        free = True
         # Some network file systems have no locks; the check of ids still catches a mixed-up file.
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             handle.close()
             raise StorageError(f"{path} cannot be locked: {error.strerror}") from error
+    if not free:
+        handle.close()
+        raise ConflictError(f"{path}: another job is writing this file; wait for it or choose another output")
     return handle
 
 

@@ -23,7 +23,17 @@ import tantivy
 
 from ... import DamageError, GlimmerError, MismatchError, StorageError, UsageError
 from ...storage.files import storage_error, translated
-from ...storage.sealed import damaged_files, read_seal, seal, stamps
+from ...storage.stores.local_directories import (
+    ATTEMPTS,
+    is_being_replaced,
+    linked,
+    new_beside,
+    pause,
+    put_in_place,
+    remove_hidden,
+    share,
+)
+from ...storage.stores.sealed import damaged_files, read_seal, seal, stamps
 from ...storage.version_indexes import FIRST_STAGE_MANIFEST
 from .analysis import (
     DEFAULT_LANGUAGE,
@@ -36,7 +46,6 @@ from .analysis import (
     question_pairs,
     word_analyzer,
 )
-from .index_files import ATTEMPTS, is_being_replaced, linked, new_beside, pause, put_in_place, share
 
 MANIFEST: Final = FIRST_STAGE_MANIFEST
 FORMAT: Final = "glimmer-bm25"
@@ -103,8 +112,7 @@ def build_index(
     check_language(language)
     with _put_there(directory, manifest, language) as temporary:
         written = _write(temporary, passages, progress, language, heap_bytes)
-        for path in temporary.glob(".*"):  # locks and a list for the writer: readers need none of them
-            path.unlink()
+        remove_hidden(temporary)
         seal(temporary, MANIFEST, _content(written, language, manifest))
 
 

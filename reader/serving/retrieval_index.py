@@ -23,8 +23,8 @@ from ...encoders.compilation import cache_directory
 from ...progress import Progress, Quiet
 from ...storage import temporary
 from ...storage.memory import Memory
-from ...storage.sealed import read_seal
 from ...storage.stores import LocalStore, Place, Store, open_store
+from ...storage.stores.sealed import read_seal
 from ...storage.version_indexes import FIRST_STAGE, INDEXES, first_stage_damage, index_key
 from .analysis import DEFAULT_LANGUAGE, LANGUAGES, check_language
 from .prefetch import prefetched

@@ -16,7 +16,7 @@ from glimmer.progress import Quiet
 from glimmer.reader.serving.retrieval import MANIFEST, Bm25Index
 from glimmer.reader.serving.retrieval_index import open_index
 from glimmer.storage.memory import Memory
-from glimmer.storage.sealed import seal
+from glimmer.storage.stores.sealed import seal
 from glimmer.storage.verify import verify
 
 

@@ -17,7 +17,7 @@ from real_data import Wikipedia
 
 from glimmer import DamageError, MismatchError, StorageError, UsageError
 from glimmer.reader.serving.retrieval import MANIFEST, Bm25Index, build_index, share_index
-from glimmer.storage.sealed import _known
+from glimmer.storage.stores.sealed import _known
 
 OF = {"memory": "abc", "version": 3}
 PASSAGES = [

@@ -18,7 +18,7 @@ from glimmer.progress import Quiet
 from glimmer.reader.serving.retrieval import MANIFEST, Bm25Index
 from glimmer.reader.serving.retrieval_index import index_manifest, open_index
 from glimmer.storage.memory import Memory
-from glimmer.storage.sealed import read_seal, seal
+from glimmer.storage.stores.sealed import read_seal, seal
 from glimmer.storage.verify import verify
 
 QUESTIONS = ["passage 7 façade", "Title 3", "東京", "text xxxxxxxxx", "nothing"]

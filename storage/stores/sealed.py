@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from .. import DamageError
-from .files import read_regular, sha256_bytes, sha256_file
-from .segment_layout import is_sha256
+from ... import DamageError
+from ..files import read_regular, sha256_bytes, sha256_file
+from ..segment_layout import is_sha256
 
 DIGEST: Final = "manifest_sha256"
 _LARGEST_MANIFEST = 1 << 20

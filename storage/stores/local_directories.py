@@ -1,4 +1,6 @@
-"""Directories of an index: put in place at once, opened without a write, shared by versions that hold the same.
+"""Local directories that another library reads and writes: put in place at once, opened without a write, shared.
+
+The first-stage index is one, for tantivy opens local directories alone.
 
 A reader may open an index while another process puts a new one in its place, and a memory may stand on a read-only
 disk, while tantivy wants to write a lock beside the files it opens. So an index is opened through a directory of links
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ... import StorageError
-from ...storage import temporary
+from .. import temporary
 
 ATTEMPTS: Final = 20
 _PAUSE_S = 0.01
@@ -61,6 +63,12 @@ def put_in_place(made: Path, directory: Path) -> None:
         finally:
             temporary.remove(old)
     _force_to_disk(directory.parent)
+
+
+def remove_hidden(directory: Path) -> None:
+    """Deletes the files of `directory` whose names begin with a dot: locks and lists of its writer. Raises OSError."""
+    for path in directory.glob(".*"):
+        path.unlink()
 
 
 def is_being_replaced(directory: Path) -> bool:
