@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import StorageError, UsageError
+from .. import ModelError, StorageError, UsageError
 from .model_config import ModelConfig
-from .weights import Array, Tensors, in_memory, write_safetensors
+from .weights import Array, Tensors, in_memory, read_safetensors, write_safetensors
 
 WEIGHTS = "model.safetensors"
 
@@ -42,24 +42,14 @@ def save_model(
     ModelConfig.from_json(config.to_json(), str(directory / "config.json"))
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory}: already exists and is not empty; choose another --output")
-    if not isinstance(tensors, Tensors):
-        tensors = in_memory({name: np.asarray(value) for name, value in tensors.items()}, str(directory))
-    stored = Tensors(
-        {
-            name: entry.cast(jnp.dtype(config.dtype if len(entry.shape) > 1 else "float32"))
-            if jnp.issubdtype(entry.dtype, jnp.floating)
-            else entry
-            for name, entry in tensors.entries.items()
-        },
-        tensors.origin,
-    )
+    stored = _as_stored(config, tensors, str(directory))
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     except OSError as error:
         raise StorageError(f"{directory}: cannot be made: {error.strerror or error}") from error
     try:
-        (scratch / "config.json").write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
+        (scratch / "config.json").write_bytes(_config_text(config))
         (scratch / "README.md").write_text(card, encoding="utf-8")
         for name, content in tokenizer_files.items():
             (scratch / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
@@ -73,6 +63,54 @@ def save_model(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return directory
+
+
+def holds_model(
+    directory: str | os.PathLike[str],
+    config: ModelConfig,
+    tensors: Mapping[str, Array | jax.Array] | Tensors,
+    tokenizer_files: Mapping[str, Path | bytes],
+) -> bool:
+    """Whether `directory` holds what `save_model` would write there, to the byte; the card, and other files, aside.
+
+    Reads both, a tensor at a time. A directory that is no whole model holds another.
+    """
+    directory = Path(directory)
+    wanted = {"config.json": _config_text(config)} | {
+        name: content if isinstance(content, bytes) else content.read_bytes()
+        for name, content in tokenizer_files.items()
+    }
+    try:
+        if any((directory / name).read_bytes() != content for name, content in wanted.items()):
+            return False
+        found = read_safetensors(directory / WEIGHTS)
+    except (OSError, ModelError):
+        return False
+    stored = _as_stored(config, tensors, str(directory))
+    if {name: (e.shape, e.dtype) for name, e in found.entries.items()} != {
+        name: (e.shape, e.dtype) for name, e in stored.entries.items()
+    }:
+        return False
+    return all(np.ascontiguousarray(found[name]).tobytes() == stored[name].tobytes() for name in found)
+
+
+def _config_text(config: ModelConfig) -> bytes:
+    return f"{json.dumps(config.to_json(), indent=2)}\n".encode()
+
+
+def _as_stored(config: ModelConfig, tensors: Mapping[str, Array | jax.Array] | Tensors, origin: str) -> Tensors:
+    """Matrices in `config.dtype`, norms and biases in float32; what is not floating stays."""
+    if not isinstance(tensors, Tensors):
+        tensors = in_memory({name: np.asarray(value) for name, value in tensors.items()}, origin)
+    return Tensors(
+        {
+            name: entry.cast(jnp.dtype(config.dtype if len(entry.shape) > 1 else "float32"))
+            if jnp.issubdtype(entry.dtype, jnp.floating)
+            else entry
+            for name, entry in tensors.entries.items()
+        },
+        tensors.origin,
+    )
 
 
 def model_card(config: ModelConfig) -> str:

@@ -20,7 +20,7 @@ from .. import UsageError
 from ..encoders.families.family_registry import find_family
 from ..encoders.importers import import_checkpoint
 from ..encoders.model_config import ModelConfig
-from ..encoders.model_directory import WEIGHTS, model_card, save_model
+from ..encoders.model_directory import WEIGHTS, holds_model, model_card, save_model
 from ..encoders.weights import Tensors, in_memory
 from ..reader.config import ReaderConfig
 from ..reader.model import Reader
@@ -32,7 +32,8 @@ HUB_PREFIX = "hf:"
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertResult:
-    """What `convert` wrote. Proportions are the ones the whole layers come to; `requested_*` what was asked for."""
+    """What `convert` wrote. Proportions are the ones the whole layers come to; `requested_*` what was asked for;
+    `nothing_to_do`: the output was there already, equal to the byte."""
 
     output: Path
     config: ModelConfig
@@ -42,13 +43,16 @@ class ConvertResult:
     rerank_proportion: float
     parameters: int
     bytes_written: int
+    nothing_to_do: bool = False
 
     def lines(self) -> list[str]:
         """A few lines for people: the split, and where rounding moved it."""
         config, total = self.config, self.config.encoder.num_layers
         decoder = f"{config.decoder['num_layers']} decoder layers" if config.decoder else "no decoder"
         lines = [
-            f"{self.output}: {config.source}",
+            f"{self.output}: nothing to do, it holds {config.source} converted so already"
+            if self.nothing_to_do
+            else f"{self.output}: {config.source}",
             f"{total} encoder layers: {config.memory_layers} memory, {config.live_a_layers} live A, "
             f"{config.live_b_layers} live B; {decoder}; {self.parameters:,} parameters, {self.bytes_written:,} bytes",
         ]
@@ -78,7 +82,7 @@ def convert(
 
     Args:
         source: the directory, file or hub name.
-        output: the model directory to write; must not exist, or be empty.
+        output: the model directory to write; must not exist, be empty, or hold what would be written.
         live_proportion: α in [0, 1]: "1/3", 0.5, or a Fraction.
         rerank_proportion: β in [0, 1], of the live layers.
         tokenizer: the spiece.model or tokenizer.json, where it does not lie in `source` (a T5X file needs it).
@@ -92,8 +96,9 @@ def convert(
     """
     live, rerank = _proportion("live", live_proportion), _proportion("re-rank", rerank_proportion)
     target = local_path(output)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target}: already exists and is not empty; choose another --output")
+    exists = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if exists and not (target / WEIGHTS).is_file():
+        raise UsageError("already exists and is not empty", where=target, remedy="choose another --output")
     name = os.fspath(source)
     path = _download(name.removeprefix(HUB_PREFIX)) if name.startswith(HUB_PREFIX) else local_path(name)
     imported = import_checkpoint(path, tokenizer=None if tokenizer is None else Path(tokenizer))
@@ -118,7 +123,11 @@ def convert(
     )
     files = {imported.tokenizer.file: imported.tokenizer_file}
     tensors = imported.tensors if config.decoder is None else _with_reranker(config, imported.tensors)
-    written = save_model(target, config, tensors, files, model_card(config))
+    if exists and not holds_model(target, config, tensors, files):
+        raise UsageError(
+            "holds another model, or this one converted otherwise", where=target, remedy="choose another --output"
+        )
+    written = target if exists else save_model(target, config, tensors, files, model_card(config))
     return ConvertResult(
         output=written,
         config=config,
@@ -128,6 +137,7 @@ def convert(
         rerank_proportion=live_a / (live_a + live_b) if live_a + live_b else 0.0,
         parameters=sum(math.prod(entry.shape) for entry in tensors.entries.values()),
         bytes_written=(written / WEIGHTS).stat().st_size,
+        nothing_to_do=exists,
     )
 
 

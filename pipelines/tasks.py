@@ -7,6 +7,7 @@ the seed.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import shutil
@@ -36,12 +37,16 @@ _OTHERS = 5000  # spans that false claims choose from
 
 @dataclass(frozen=True, kw_only=True)
 class TasksResult:
-    """What was made: `files` and `questions` by task (a task without questions has no file), of `passages` read."""
+    """What was made: `files` and `questions` by task (a task without questions has no file), of `passages` read.
+
+    `nothing_to_do`: the same files were there already.
+    """
 
     output: Path
     files: Mapping[str, Path]
     questions: Mapping[str, int]
     passages: int
+    nothing_to_do: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
@@ -50,6 +55,7 @@ class TasksResult:
             "files": {name: str(path) for name, path in self.files.items()},
             "questions": dict(self.questions),
             "passages": self.passages,
+            "nothing_to_do": self.nothing_to_do,
         }
 
 
@@ -66,8 +72,8 @@ def make_tasks(
 
     Args:
         memory: its directory.
-        output: directory to make; must not exist, or be empty. `-` (standard output) or a FIFO gets all tasks' lines,
-            one task after another; a question's id begins with its task.
+        output: directory to make; must not exist, be empty, or hold what would be written. `-` (standard output) or a
+            FIFO gets all tasks' lines, one task after another; a question's id begins with its task.
         version: of the memory; None is the newest.
         per_passage: cloze questions and facts tried a passage; of every other kind one.
         seed: the same seed and content give the same files.
@@ -87,18 +93,35 @@ def make_tasks(
                     shutil.copyfileobj(file, stream, 1 << 20)
             return replace(result, output=Path(output), files=dict.fromkeys(result.files, Path(output)))
     target = local_path(output)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} exists and is not empty; remove it or choose another output")
+    exists = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if exists and not (target.is_dir() and {path.name for path in target.iterdir()} <= {f"{n}.jsonl" for n in TASKS}):
+        raise UsageError("exists and is not empty", where=target, remedy="remove it or choose another output")
     make_directories(target.parent)
     with temporary_directory(f".{target.name}-", target.parent) as made:
         result = _write_tasks(opened, made / "tasks", per_passage, seed, progress)
+        if exists and not _same_files(made / "tasks", target):
+            raise UsageError(
+                "holds questions made of other passages, or with other settings",
+                where=target,
+                remedy="remove it or choose another output",
+            )
         try:
-            if target.exists():
-                target.rmdir()  # empty, as was seen
-            os.rename(result.output, target)  # all of it appears at once: an interrupted command leaves no half
+            if not exists:
+                if target.exists():
+                    target.rmdir()  # empty, as was seen
+                os.rename(result.output, target)  # all of it at once: an interrupted command leaves no half
         except OSError as error:
             raise storage_error(target, error) or StorageError(f"{target}: cannot be made: {error.strerror}") from error
-    return replace(result, output=target, files={name: target / path.name for name, path in result.files.items()})
+    files = {name: target / path.name for name, path in result.files.items()}
+    return replace(result, output=target, files=files, nothing_to_do=exists)
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    """Whether two directories of files hold the same, byte by byte."""
+    names = sorted(path.name for path in one.iterdir())
+    if names != sorted(path.name for path in other.iterdir()):
+        return False
+    return all(filecmp.cmp(one / name, other / name, shallow=False) for name in names)
 
 
 def _write_tasks(opened: Memory, target: Path, per_passage: int, seed: int, progress: Progress) -> TasksResult:

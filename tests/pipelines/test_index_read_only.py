@@ -128,7 +128,7 @@ def test_repair_of_a_whole_one_finds_nothing_to_do(
     open_index(Memory.open(memory))
     there = read_only(memory)
     assert run(["repair", str(there)]) == 0
-    assert capfd.readouterr().out == f"{there}: nothing to repair, version 1 is whole\n"
+    assert capfd.readouterr().out == f"{there}: nothing to do, version 1 is whole\n"
     assert not cache.exists()
 
 

@@ -262,7 +262,7 @@ def test_the_command_says_what_it_did_and_its_status_tells(memory: Path) -> None
     assert "damaged places: 1 found, 0 left" in done.stdout
     assert "lengths/c.0: put back as it was written" in done.stdout
     again = run()
-    assert "nothing to repair, version 2 is whole" in again.stdout
+    assert "nothing to do, version 2 is whole" in again.stdout
 
 
 def test_one_bit_is_found_and_two_are_not() -> None:

@@ -69,10 +69,18 @@ def test_the_same_memory_and_seed_make_the_same_files(memory: Path, tmp_path: Pa
     assert files("two", 2) != files("one-more", 1)
 
 
-def test_the_command_prints_a_table_and_refuses_an_output_in_use(memory: Path, tmp_path: Path) -> None:
+def test_the_same_command_again_has_nothing_to_do_and_another_refuses_the_output(memory: Path, tmp_path: Path) -> None:
     arguments = ["tasks", str(memory), "--output", str(tmp_path / "tasks")]
     run = CliRunner().invoke(glimmer, arguments)
     assert run.exit_code == 0, run.output
     assert "cloze" in run.output
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tasks").iterdir()}
+    again = CliRunner().invoke(glimmer, arguments)
+    assert again.exit_code == 0, again.output
+    assert "nothing to do" in again.output
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "tasks").iterdir()} == before
+    with pytest.raises(UsageError, match="other settings"):
+        make_tasks(memory=memory, output=tmp_path / "tasks", seed=5)
+    (tmp_path / "tasks" / "mine.txt").touch()
     with pytest.raises(UsageError, match="is not empty"):
         make_tasks(memory=memory, output=tmp_path / "tasks")

@@ -53,7 +53,8 @@ def convert(
     """Turn a T5 v1.1 or BERT checkpoint into a model directory.
 
     SOURCE is a Hugging Face directory (safetensors, or PyTorch weights, read without running code), a T5X checkpoint
-    file (with --tokenizer), or hf:NAME for a model on the hub. α = 1 makes fusion-in-decoder, β = 0 makes LUMEN.
+    file (with --tokenizer), or hf:NAME for a model on the hub. α = 1 makes fusion-in-decoder, β = 0
+    makes LUMEN. An output that holds the same model already is left as it is.
 
     \b
     Example:
@@ -91,5 +92,6 @@ def convert(
             "rerank_proportion": {"requested": str(result.requested_rerank), "given": result.rerank_proportion},
             "parameters": result.parameters,
             "bytes": result.bytes_written,
+            "nothing_to_do": result.nothing_to_do,
         }
     )

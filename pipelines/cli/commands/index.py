@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from ....reader.serving.analysis import DEFAULT_LANGUAGE, LANGUAGES, NO_STEMMER
-from ..printing import echo, print_json
+from ....wording import counted
+from ..printing import echo, print_json, shown_path
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument, version_option
 
@@ -33,15 +34,18 @@ def index(memory: str, version: int | None, language: str | None, rebuild: bool,
       glimmer index wiki.memory
       glimmer index wiki_de.memory --language german
     """
-    from ....reader.serving.retrieval_index import open_index
+    from ....reader.serving.retrieval_index import find_index, open_index
     from ....storage.memory import Memory
 
     opened = Memory.open(memory, version)
     with TerminalProgress() as progress:
-        found = open_index(opened, progress=progress, rebuild=rebuild, language=language)
+        existing = None if rebuild else find_index(opened, language=language)
+        found = existing or open_index(opened, progress=progress, rebuild=rebuild, language=language)
     if as_json:
         record = {"memory": memory, "version": opened.version, "passages": found.count, "language": found.language}
-        print_json(record | {"directory": str(found.directory)})
+        print_json(record | {"directory": str(found.directory), "nothing_to_do": existing is not None})
     else:
         stemmer = "no stemmer" if found.language == NO_STEMMER else f"{found.language} stemmer"
-        echo(f"{found.directory}: {found.count:,} passages of version {opened.version}, {stemmer}")
+        facts = f"{counted(found.count, 'passage')} of version {opened.version}, {stemmer}"
+        done = "nothing to do, the index is there and whole: " if existing is not None else ""
+        echo(f"{shown_path(found.directory)}: {done}{facts}")

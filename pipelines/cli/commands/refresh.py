@@ -122,7 +122,7 @@ def refresh(
 def summary(result: RefreshResult) -> str:
     """The summary table of a refresh."""
     if result.nothing_changed:
-        title = f"{shown_path(result.memory)}: nothing changed, version {result.version} is up to date"
+        title = f"{shown_path(result.memory)}: nothing to do, version {result.version} is up to date"
     else:
         title = f"{shown_path(result.memory)}: version {result.version} committed, from version {result.base}"
     rows = _counts(result.counts, result, str(result.rejects)) | _rejected(result)

@@ -45,7 +45,7 @@ def repair(memory: str, model: str | None, version: int | None, drop: bool, as_j
 
 def _summary(result: RepairResult) -> str:
     if not result.found:
-        return f"{shown_path(result.memory)}: nothing to repair, version {result.version} is whole"
+        return f"{shown_path(result.memory)}: nothing to do, version {result.version} is whole"
     lines = [f"{shown_path(result.memory)}: damaged places: {result.found:,} found, {len(result.remaining):,} left"]
     lines += [f"  {path}: {how}" for path, how in list(result.repaired.items())[:_SHOWN]]
     if len(result.repaired) > _SHOWN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ....storage.outputs import is_stream
-from ..printing import echo, print_json
+from ..printing import echo, print_json, shown_path
 from ..tables import grid
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument, version_option
@@ -31,7 +31,7 @@ def tasks(memory: str, output: str, version: int | None, per_passage: int, seed:
 
     Writes KILT files with provenance: cloze questions, facts asked for in plain words, descriptions, titles, slots
     (`entity [SEP] relation`), true and false claims, and spans to copy. `glimmer train` mixes them with human
-    questions.
+    questions. An output that holds the same files is left as it is.
 
     \b
     Example:
@@ -48,4 +48,6 @@ def tasks(memory: str, output: str, version: int | None, per_passage: int, seed:
         print_json(result.to_json(), err=piped)
         return
     rows = [(name, result.questions[name], str(path)) for name, path in result.files.items()]
+    if result.nothing_to_do:
+        echo(f"{shown_path(result.output)}: nothing to do, these questions are there already")
     echo(grid(("task", "questions", "file"), rows), err=piped)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from ....wording import counted
 from ...defaults import DEFAULT_VERSIONS
 from ..printing import echo, print_json, shown_path
 from ..tables import pairs, size
@@ -69,17 +70,20 @@ def vacuum(memory: str, older_than: datetime.timedelta, keep_versions: int, dry_
 
 
 def _summary(result: VacuumResult) -> str:
-    freed = f"{size(result.bytes)} in {len(result.paths):,} segments, files and directories"
     memory = shown_path(result.memory)
+    freed = f"{size(result.bytes)} in {counted(len(result.paths), 'file or directory', 'files and directories')}"
     title = f"Dry run: {memory} would lose {freed}" if result.dry_run else f"{memory}: {freed} deleted"
-    rows: dict[str, object] = {
-        "kept versions": f"{result.oldest:,} to {result.newest:,}",
-        "segments": result.segments,
-        "catalog files": result.catalog_files,
-        "indexes": result.indexes,
-        "job directories": result.jobs,
-        "leftovers": result.leftovers,
-    }
+    rows: dict[str, object] = {"kept versions": f"{result.oldest:,} to {result.newest:,}"}
+    if result.paths:
+        rows |= {
+            "segments": result.segments,
+            "catalog files": result.catalog_files,
+            "indexes": result.indexes,
+            "job directories": result.jobs,
+            "leftovers": result.leftovers,
+        }
+    else:
+        title = f"{memory}: nothing to do, no file that is old enough is unneeded"
     if result.kept_jobs:
         rows["unfinished jobs kept"] = ", ".join(result.kept_jobs)
     lines = [pairs(title, rows)]

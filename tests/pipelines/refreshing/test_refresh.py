@@ -349,4 +349,4 @@ def test_the_command_says_what_it_did(memory: Path, corpus: dict[str, list[str]]
     assert "+ a1  Title of a1: Changed." in run("--dry-run")
     record = json.loads(run("--json"))
     assert (record["version"], record["counts"]["articles_changed"], record["nothing_changed"]) == (2, 1, False)
-    assert "nothing changed, version 2 is up to date" in run()
+    assert "nothing to do, version 2 is up to date" in run()
