@@ -18,15 +18,16 @@ import numpy as np
 from kit import Kit
 
 from glimmer import GlimmerError
+from glimmer.pipelines.jobs import Job
 from glimmer.pipelines.maintenance.compact import compact
 from glimmer.pipelines.maintenance.repair import repair
 from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.storage.catalog import Catalog
 from glimmer.storage.catalog_files import passage_rows, read_catalog_file
 from glimmer.storage.ledger import Ledger
-from glimmer.storage.memory import Memory, commit, rollback
+from glimmer.storage.manifest import Manifest
+from glimmer.storage.memory import Memory, rollback
 from glimmer.storage.passage import SHARD_ROWS
-from glimmer.storage.segment_writer import SegmentWriter
 from glimmer.storage.verify import verify
 
 KIT = Kit()
@@ -47,37 +48,35 @@ class Scenario:
     damaged_before: bool = False
 
 
-def job(memory: Path, name: str, numbers: range, *, base: int, gone: set[str] | None = None) -> None:
-    """Plan, encode, commit as the jobs do it: under the lock, each shard once, then one commit."""
-    if base and any(entry.job == name for entry in Catalog(memory).history()):
-        Ledger(memory, name).clear()
-        return
-    ledger, writer = Ledger(memory, name), SegmentWriter(memory, f"seg-{name}")
+def add_passages(memory: Path, kind: str, numbers: range, *, base: int, gone: set[str] | None = None) -> None:
+    """A job on the skeleton of jobs that adds passages and takes out those `gone`; its codes are made up."""
+    job = Job(memory, kind, {"numbers": [numbers.start, numbers.stop]}, base=base)
     passages = [PASSAGES[number] for number in numbers]
     parts = [passages[start : start + SHARD_ROWS] for start in range(0, len(passages), SHARD_ROWS)]
-    with ledger.lock():
-        if ledger.read_plan() is None:
-            for shard, part in enumerate(parts):
-                writer.write_text(shard, part)
-            ledger.write_plan({"rows": len(passages)})
-        Memory.create(memory, KIT.identity())
-        writer.create_arrays(len(passages), KIT.window, KIT.code_bytes)
+
+    def plan() -> dict[str, Any]:
         for shard, part in enumerate(parts):
-            if shard not in ledger.records():
-                lengths = np.array([len(passage.tokens) for passage in part], np.int32)
-                first = numbers.start + shard * SHARD_ROWS
-                ledger.record(writer.write_shard(shard, CODES[first : first + len(part)].copy(), lengths))
-        sealed = writer.seal(ledger.records().values())
-        add: list[Any] = [passage_rows(passages, writer.segment, 0)]
-        remove: list[str] = []
-        if gone:
-            base_memory = Memory.open(memory, base)
-            for file in base_memory.manifest.files:
-                for batch in read_catalog_file(base_memory.store, file):
-                    add.append(batch.filter([n not in gone for n in batch.column("passage_id").to_pylist()]))
-                remove.append(file.name)
-        commit(memory, base=base, job=name, operation="encode", add=add, remove=remove, segments=[sealed])
-        ledger.clear()
+            job.segment.write_text(shard, part)
+        return {"rows": len(passages)}
+
+    def write(shards: list[int]) -> None:
+        for shard in shards:
+            lengths = np.array([len(passage.tokens) for passage in parts[shard]], np.int32)
+            first = numbers.start + shard * SHARD_ROWS
+            job.record_shard(shard, CODES[first : first + len(lengths)].copy(), lengths)
+
+    def work() -> Manifest:
+        job.plan(plan)
+        Memory.create(memory, KIT.identity())
+        sealed = job.write_segment("encode", write, rows=len(passages), window=KIT.window, code_bytes=KIT.code_bytes)
+        add: list[Any] = [passage_rows(passages, sealed.segment, 0)]
+        replaced = Memory.open(memory, base).manifest.files if gone else ()
+        for file in replaced:
+            for batch in read_catalog_file(Memory.open(memory, base).store, file):
+                add.append(batch.filter([name not in (gone or ()) for name in batch.column("passage_id").to_pylist()]))
+        return job.commit(add=add, remove=[file.name for file in replaced], segment=sealed, details={})
+
+    job.run(work)
 
 
 def ids(numbers: range) -> set[str]:
@@ -85,18 +84,16 @@ def ids(numbers: range) -> set[str]:
 
 
 def encode(memory: Path) -> None:
-    if Catalog(memory).exists and Catalog(memory).latest_version():
-        return
-    job(memory, "encode", range(ROWS), base=0)
+    add_passages(memory, "encode", range(ROWS), base=0)
 
 
 def refresh(memory: Path) -> None:
-    job(memory, "refresh", range(500, 530), base=1, gone=ids(range(5, 15)))
+    add_passages(memory, "refresh", range(500, 530), base=1, gone=ids(range(5, 15)))
 
 
 def prepare_sparse(memory: Path) -> None:
     KIT.memory(memory, 60, 20)
-    job(memory, "thin", range(700, 705), base=2, gone=ids(range(10, 50)))
+    add_passages(memory, "thin", range(700, 705), base=2, gone=ids(range(10, 50)))
 
 
 def prepare_rolled_back(memory: Path) -> None:
