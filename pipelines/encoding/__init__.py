@@ -1,4 +1,4 @@
-"""The parts of the encoding job, which refresh and repair use too: sources to passages, the plan, the encode step.
+"""The parts of the encode job, which refresh and repair use too: the plan stage, codec tables, the encode stage.
 
 The job itself is `pipelines/encode.py`.
 """

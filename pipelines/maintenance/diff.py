@@ -76,7 +76,7 @@ def diff(
         memory: the memory's directory.
         old, new: version numbers.
         examples: how many articles to name.
-        progress: hears how far it is.
+        progress: progress callback.
 
     Raises UsageError for a version that does not exist, DamageError where one cannot be read.
     """

@@ -3,7 +3,7 @@
 Whatever follows from something whole is made again: Zarr metadata from the shape, indexes from the catalog, a catalog
 file from id map and text, codes from the stored tokens. A file is replaced only by bytes with the recorded SHA-256.
 Where equal bytes cannot be had (another build of a compressor, say) the segment's live rows go to new ones. What
-exists once only, memory.json, the codec's tables and the log, is mended if one flipped bit is all that is wrong, as
+exists once only, memory.json, the codec's tables and the log, is restored if one flipped bit is all that is wrong, as
 is a catalog file that cannot be written again; text is looked for in other versions. Anything else needs a copy of the
 memory, or for passages their source: `drop=True` gives them up, so that a refresh adds them again.
 """

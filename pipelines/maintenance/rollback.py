@@ -21,7 +21,7 @@ def rollback(*, memory: Place, to: int, index: bool | None = None, progress: Pro
         memory: the memory's directory.
         to: which version to show again.
         index: give the new version its first-stage index; None does if `to` or the newest version has one.
-        progress: hears of the index.
+        progress: progress callback, for the index.
 
     Raises UsageError for a version that does not exist, has been vacuumed, or is what the newest version shows anyway;
     DamageError when `to` is not whole; ConflictError when another job commits meanwhile.

@@ -1,4 +1,4 @@
-"""Vacuum: deletes what no version that is kept, and no job that may go on, has any use for.
+"""Vacuum: deletes what no kept version and no unfinished job needs.
 
 Kept are the newest versions, as many as asked for, and every version that was the newest one at some time within the
 threshold: a reader that opened it then keeps it. Of the rest goes what is older than the threshold by its files'
@@ -91,7 +91,7 @@ def vacuum(
         older_than: the threshold; zero trusts that no reader is left on a version that is not kept.
         keep_versions: how many of the newest versions to keep whatever their age; at least one.
         dry_run: only say what would be deleted; writes nothing.
-        progress: hears how many things are deleted.
+        progress: progress callback, in files and directories deleted.
 
     Rollback to, and opening of, a version that lost a file is a UsageError that says so afterwards. Raises UsageError
     where there is no memory, DamageError for a damaged catalog or for a link in place of one of the memory's
@@ -105,20 +105,20 @@ def vacuum(
     store.refuse_links()
     catalog = Catalog(store)
     with contextlib.nullcontext() if dry_run else catalog.lock(shared=False):
-        # The machine that holds the disk may have another clock: the earlier of the two makes things younger.
+        # The machine that holds the disk may have another clock: the earlier of the two makes files younger.
         now = time.time() if dry_run else min(time.time(), store.clock())
         history = _sound_history(catalog)
         found = _Search(catalog, history, now, older_than.total_seconds(), keep_versions)
-        doomed = [*found.jobs(), *found.segments(), *found.catalog_files(), *found.indexes(), *found.leftovers()]
-        deleted = doomed if dry_run else _delete(store, doomed, progress)
-    counts = {kind: sum(thing.kind == kind for thing in deleted) for kind in _KINDS}
+        to_delete = [*found.jobs(), *found.segments(), *found.catalog_files(), *found.indexes(), *found.leftovers()]
+        deleted = to_delete if dry_run else _delete(store, to_delete, progress)
+    counts = {kind: sum(item.kind == kind for item in deleted) for kind in _KINDS}
     return VacuumResult(
         memory=store.location,
         oldest=found.oldest,
         newest=history[0].version,
         kept_jobs=tuple(sorted(found.kept_jobs)),
-        bytes=sum(thing.bytes for thing in deleted),
-        paths=tuple(thing.key for thing in deleted),
+        bytes=sum(item.bytes for item in deleted),
+        paths=tuple(item.key for item in deleted),
         dry_run=dry_run,
         **counts,
     )
@@ -128,7 +128,7 @@ _KINDS: Final = ("segments", "catalog_files", "indexes", "jobs", "leftovers")
 
 
 @dataclass(frozen=True)
-class _Thing:
+class _Deletion:
     kind: str
     key: str
     bytes: int
@@ -151,25 +151,25 @@ def _sound_history(catalog: Catalog) -> list[Manifest]:
     return catalog.history()
 
 
-def _delete(store: Store, doomed: list[_Thing], progress: Progress) -> list[_Thing]:
-    deleted: list[_Thing] = []
-    segments = {thing.key: thing for thing in doomed if thing.kind == "segments"}
-    by_job = {segment_id(thing.name) for thing in doomed if thing.kind == "jobs"}
-    progress.stage("vacuum", total=len(doomed), unit="things")
-    for thing in doomed:
-        if thing.kind == "jobs":
-            deleted += _delete_job(store, thing, segments)
-        elif thing.kind == "segments" and thing.name in by_job:
+def _delete(store: Store, to_delete: list[_Deletion], progress: Progress) -> list[_Deletion]:
+    deleted: list[_Deletion] = []
+    segments = {item.key: item for item in to_delete if item.kind == "segments"}
+    by_job = {segment_id(item.name) for item in to_delete if item.kind == "jobs"}
+    progress.stage("vacuum", total=len(to_delete), unit="files and directories")
+    for item in to_delete:
+        if item.kind == "jobs":
+            deleted += _delete_job(store, item, segments)
+        elif item.kind == "segments" and item.name in by_job:
             continue  # goes with its job, or stays with it
         else:
-            _remove(store, thing)
-            deleted.append(thing)
+            _remove(store, item)
+            deleted.append(item)
         progress.at(len(deleted))
     progress.done()
     return deleted
 
 
-def _delete_job(store: Store, job: _Thing, segments: Mapping[str, _Thing]) -> list[_Thing]:
+def _delete_job(store: Store, job: _Deletion, segments: Mapping[str, _Deletion]) -> list[_Deletion]:
     """Deletes a job's ledger and segment while holding its lock; nothing if it has just been started again."""
     ledger = Ledger(store, job.name)
     deleted = [job]
@@ -186,11 +186,11 @@ def _delete_job(store: Store, job: _Thing, segments: Mapping[str, _Thing]) -> li
     return deleted
 
 
-def _remove(store: Store, thing: _Thing) -> None:
-    if thing.is_tree:
-        store.delete_tree(thing.key)
+def _remove(store: Store, item: _Deletion) -> None:
+    if item.is_tree:
+        store.delete_tree(item.key)
     else:
-        store.delete(thing.key)
+        store.delete(item.key)
 
 
 class _Search:
@@ -211,10 +211,10 @@ class _Search:
     def _old(self, key: str) -> bool:
         return self._store.tree_time(key) < self._cutoff
 
-    def _thing(self, kind: str, entry: Entry) -> _Thing:
-        return _Thing(kind, entry.key, self._store.tree_size(entry.key), entry.kind == "directory")
+    def _deletion(self, kind: str, entry: Entry) -> _Deletion:
+        return _Deletion(kind, entry.key, self._store.tree_size(entry.key), entry.kind == "directory")
 
-    def jobs(self) -> Iterator[_Thing]:
+    def jobs(self) -> Iterator[_Deletion]:
         finished = {manifest.job for manifest in self._history}
         for entry in self._directories(JOBS):
             if not check_name(entry.name):
@@ -227,25 +227,25 @@ class _Search:
                     self.kept_jobs.add(entry.name)
                 self._needed_segments.add(segment)
             else:
-                yield self._thing("jobs", entry)
+                yield self._deletion("jobs", entry)
 
-    def segments(self) -> Iterator[_Thing]:
+    def segments(self) -> Iterator[_Deletion]:
         for entry in self._directories(SEGMENTS):
             if is_segment_id(entry.name) and entry.name not in self._needed_segments and self._old(entry.key):
-                yield self._thing("segments", entry)
+                yield self._deletion("segments", entry)
 
-    def catalog_files(self) -> Iterator[_Thing]:
+    def catalog_files(self) -> Iterator[_Deletion]:
         named = {file.name for manifest in self._kept for file in manifest.files}
         for entry in self._files(PASSAGES):
             if is_catalog_file_name(entry.name) and entry.name not in named and self._old(entry.key):
-                yield self._thing("catalog_files", entry)
+                yield self._deletion("catalog_files", entry)
 
-    def indexes(self) -> Iterator[_Thing]:
+    def indexes(self) -> Iterator[_Deletion]:
         for entry in self._directories(INDEXES):
             if entry.name.isdigit() and int(entry.name) < self.oldest and self._old(entry.key):
-                yield self._thing("indexes", entry)
+                yield self._deletion("indexes", entry)
 
-    def leftovers(self) -> Iterator[_Thing]:
+    def leftovers(self) -> Iterator[_Deletion]:
         running = {segment_id(job) for job in self.kept_jobs}
         live = [e.key for e in self._directories(SEGMENTS) if e.name in self._needed_segments - running]
         inside = [folder for key in live for folder in (key, *(entry.key for entry in self._directories(key)))]
@@ -257,12 +257,12 @@ class _Search:
                     or (folder in kept and _INDEX_LEFTOVER.fullmatch(entry.name) is not None)
                 )
                 if entry.name.startswith(REMOVED_PREFIX) or (ours and self._store.tree_time(entry.key) < self._grace):
-                    yield self._thing("leftovers", entry)
+                    yield self._deletion("leftovers", entry)
         known = {manifest.job for manifest in self._kept} | self.kept_jobs
         for entry in self._files(JOBS):
             match = _REJECTED.fullmatch(entry.name)
             if match and match.group(1) not in known and self._old(entry.key):
-                yield self._thing("leftovers", entry)
+                yield self._deletion("leftovers", entry)
 
     def _directories(self, folder: str) -> list[Entry]:
         return [entry for entry in self._store.entries(folder) if entry.kind == "directory" and not entry.link]

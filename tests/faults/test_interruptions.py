@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def content(memory: Path) -> str:
     where = np.arange(opened.passages)
     codes, lengths = opened.fetch(where)
     for passage, code, length in zip(opened.texts(where), codes, lengths, strict=True):
-        total.update(f"{passage!r}|{length}|".encode() + passage.tokens.tobytes() + code.tobytes())
+        total.update(f"{astuple(passage)!r}|{length}|".encode() + passage.tokens.tobytes() + code.tobytes())
     return f"version {opened.version} {total.hexdigest()}"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -147,5 +147,5 @@ def digest(opened: Memory) -> str:
     where, total = np.arange(opened.passages), hashlib.sha256()
     codes, lengths = opened.fetch(where)
     for passage, code, length in zip(opened.texts(where), codes, lengths, strict=True):
-        total.update(f"{passage!r}|{length}|".encode() + passage.tokens.tobytes() + code.tobytes())
+        total.update(f"{astuple(passage)!r}|{length}|".encode() + passage.tokens.tobytes() + code.tobytes())
     return total.hexdigest()
