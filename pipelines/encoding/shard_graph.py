@@ -14,7 +14,6 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -143,16 +142,15 @@ def load_encoder(work: ShardWork) -> tuple[Codec, MemoryEncoder]:
 
 def _memory_codec(work: ShardWork) -> Codec:
     """The codec that the memory itself describes, with the memory's own tables."""
-    memory = Path(work.memory)
-    identity = read_identity(memory)
+    identity = read_identity(work.memory)
     found = (spec_text(identity.codec), identity.tables_sha256)
     if found != (work.codec, work.tables_sha256):
         raise MismatchError(
             f"a worker found the codec {found[0]} there, the job was started with {work.codec}",
-            where=memory,
+            where=work.memory,
             remedy="run the job again, and let it end before the memory is replaced",
         )
-    return codec_from_spec(identity.codec, read_tables(memory, identity))
+    return codec_from_spec(identity.codec, read_tables(work.memory, identity))
 
 
 def with_window(model: LoadedModel, window: int) -> LoadedModel:
