@@ -47,7 +47,7 @@ class LinkRooms(editable_wheel):
         shutil.rmtree(tree, ignore_errors=True)
         package = tree / "glimmer"
         package.mkdir(parents=True)
-        for name in (*ROOMS, *(f"{module}.py" for module in ROOT_MODULES)):
+        for name in (*ROOMS, "py.typed", *(f"{module}.py" for module in ROOT_MODULES)):
             (package / name).symlink_to(Path("..", "..", name))
         self.distribution.package_dir = {"": tree.name}
         super().finalize_options()
@@ -57,6 +57,7 @@ setup(
     package_dir={"glimmer": "."},
     packages=["glimmer", *PACKAGES],
     package_data={
+        "glimmer": ["py.typed"],
         "glimmer.pipelines": ["demo_questions.jsonl"],
         "glimmer.pipelines.answering": ["templates/*"],
         "glimmer.encoders": ["builtin/sample/*"],

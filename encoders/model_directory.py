@@ -34,9 +34,23 @@ def save_model(
 ) -> Path:
     """Writes a whole model directory. Floating tensors are stored in `config.dtype`, norms and biases in float32.
 
-    `tokenizer_files` maps names within the directory to a file to copy or its bytes; `card` is the README. UsageError
-    when `directory` exists and is not empty; ModelError naming the tensor that holds NaN or an infinity, with
-    `finite_or` as what to do; StorageError when writing fails. Nothing is left behind then.
+    Args:
+        directory: must not exist, or be empty.
+        config: the model's configuration.
+        tensors: arrays by dotted name.
+        tokenizer_files: names within the directory -> a file to copy, or its bytes.
+        card: the text of its README.
+        finite_or: what to do about NaN or an infinity, for the message.
+
+    Raises:
+        UsageError: `directory` exists and is not empty.
+        ModelError: a tensor holds NaN or an infinity.
+        StorageError: writing fails; nothing is left behind.
+
+    Example:
+        >>> model = glimmer.load_model("sample")
+        >>> tokenizer = {model.config.tokenizer.file: model.path / model.config.tokenizer.file}
+        >>> copied = glimmer.save_model("copy", model.config, model.tensors, tokenizer, "A copy of the sample reader.")
     """
     directory = Path(directory)
     ModelConfig.from_json(config.to_json(), str(directory / "config.json"))

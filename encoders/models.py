@@ -132,9 +132,18 @@ class LoadedModel:
 
 
 def load_model(path_or_builtin: str | os.PathLike[str]) -> LoadedModel:
-    """Opens a model directory, or a built-in by name (`minilm`, `sample`). A directory of that name wins.
+    """Opens a model; its weights are read when they are asked for.
 
-    ModelError names the file and the key or tensor at fault; UsageError when nothing of that name exists.
+    Args:
+        path_or_builtin: a model directory, or a built-in name (`minilm`, `sample`); a directory of that name wins.
+
+    Raises:
+        ModelError: the directory is not a model; the message names the file and the key or tensor at fault.
+        UsageError: nothing of that name exists.
+
+    Example:
+        >>> glimmer.load_model("sample").config.memory_layers
+        3
     """
     path = Path(path_or_builtin)
     if not path.is_dir():

@@ -1,8 +1,8 @@
 """The answering job: a query file and a memory in, KILT predictions out, in input order, continued after a crash.
 
-`answer` checks everything before it begins: the whole query file, that memory and model belong together, that every
-passage the file brings is there, that the output can be written. Then it answers in this process, or, with an engine,
-as a Beam job over ranges of the file; both give the same bytes. What a prediction depends on is kept beside the
+`answer_file` checks everything before it begins: the whole query file, that memory and model belong together, that
+every passage the file brings is there, that the output can be written. Then it answers in this process, or, with an
+engine, as a Beam job over ranges of the file; both give the same bytes. What a prediction depends on is kept beside the
 prediction file, so that only a run of the same kind continues it.
 """
 
@@ -34,7 +34,7 @@ from .answering.job_report import RunFigures, write_report
 from .answering.output import PredictionTarget, prediction_target
 from .answering.query_range import AnswerWork, CandidatesFrom, RangeAnswerer
 from .answering.range_graph import RANGE_QUERIES, answer_on_engine, discard_parts
-from .answering.tally import Tally, shown_numbers
+from .answering.tally import FirstAnswer, Tally, first_answers, shown_numbers
 from .engines import Engine
 
 
@@ -55,6 +55,7 @@ class AnswerResult:
         seconds: wall seconds of answering, start-up and index building left out.
         stages: seconds by stage; stages overlap (see `answering.clock`).
         notes: remarks worth showing, a sentence each.
+        first_answers: of the file, to show; empty where the output is a stream. Not part of the JSON.
     """
 
     output: Path
@@ -73,6 +74,7 @@ class AnswerResult:
     without_provenance: int
     missing: int
     notes: tuple[str, ...] = ()
+    first_answers: tuple[FirstAnswer, ...] = ()
 
     @property
     def queries_per_second(self) -> float:
@@ -102,7 +104,7 @@ class AnswerResult:
         }
 
 
-def answer(
+def answer_file(
     *,
     queries: str | os.PathLike[str],
     memory: str | os.PathLike[str],
@@ -156,14 +158,29 @@ def answer(
             memory lacks, is answered from what there is, at worst emptily.
         precision: of matrix products, "bfloat16" or "float32"; accumulation is float32.
         restart: answer everything anew.
-        engine: runs the job as a Beam graph over ranges of `range_queries`; None answers in this process.
+        engine: runs the job as a Beam graph over ranges of the file; None answers in this process.
+        range_queries: queries of a range.
         stdin: what "-" reads; None is standard input.
         progress: progress callback.
 
-    Raises, before any work: InputError for bad queries and for passages they bring that the memory lacks, UsageError
-    for numbers that contradict each other and versions that do not exist, ModelError for a model that cannot answer,
-    MismatchError for a memory of another encoder or an output of other settings, StorageError for an output that cannot
-    be written. Whatever ends the job later, predictions written stay and the same command resumes after them.
+    Returns:
+        What was done: counts, seconds by stage, the first answers.
+
+    Raises, before any work:
+        InputError: bad queries, or passages they bring that the memory lacks.
+        UsageError: numbers that contradict each other, a version that does not exist.
+        ModelError: the model cannot answer.
+        MismatchError: a memory of another encoder, or an output of other settings.
+        StorageError: the output cannot be written.
+
+    Whatever ends the job later, predictions written stay and the same command resumes after them.
+
+    Example:
+        >>> result = glimmer.answer_file(
+        ...     queries="questions.jsonl", memory="wiki.memory", model="sample", output="predictions.jsonl"
+        ... )
+        >>> result.first_answers[0].answer
+        'Michelangelo'
     """
     progress = progress or Quiet()
     if range_queries < 1:
@@ -241,6 +258,7 @@ def answer(
         )
         if tally.without_candidates:
             notes.append(f"{tally.without_candidates:,} queries found no passage; their answer is empty.")
+        first = () if target.stream is not None else first_answers(asked, target.path)
         if report is not None:
             write_report(
                 report,
@@ -270,6 +288,7 @@ def answer(
         without_provenance=asked.without_provenance,
         missing=missing,
         notes=tuple(notes),
+        first_answers=first,
     )
 
 

@@ -18,11 +18,12 @@ from ..storage.files import write_atomic
 from ..storage.memory import Memory
 from ..storage.paths import local_path
 from ..storage.statistics import Inspection, inspect_memory
-from ..storage.verify import VerifyReport, verify
-from .answer import AnswerResult, answer
+from ..storage.verify import VerifyReport
+from .answer import AnswerResult, answer_file
 from .answering.quality import AnswerQuality
 from .demo_data import install_packages, missing_packages, write_corpus
 from .encode import EncodeResult, encode
+from .maintenance.verification import verify
 
 MODEL = "sample"
 CANDIDATES, SELECT = 40, 5
@@ -86,10 +87,8 @@ def demo(*, directory: str | Path, progress: Progress | None = None) -> DemoResu
     write_atomic(questions, QUESTIONS.read_bytes())
     encoded = encode(sources=[str(corpus)], memory=root / "memory", model=MODEL, progress=progress)
     memory = Memory.open(root / "memory")
-    progress.stage("verify", total=None, unit="shards")
-    report = verify(memory.location, progress=lambda done, total: progress.at(done, total=total))
-    progress.done()
-    answers = answer(
+    report = verify(memory=memory.location, progress=progress)
+    answers = answer_file(
         queries=questions,
         memory=memory.location,
         model=MODEL,
@@ -97,7 +96,6 @@ def demo(*, directory: str | Path, progress: Progress | None = None) -> DemoResu
         candidates=CANDIDATES,
         select=SELECT,
         max_answer_tokens=16,
-        grounded=True,
         report=root / "report.html",
         restart=True,
         progress=progress,

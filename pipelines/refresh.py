@@ -219,7 +219,12 @@ def refresh_dry_run(
 ) -> RefreshPlan:
     """What `refresh` with the same arguments would change; writes nothing.
 
-    Raises as `refresh` does, but for the refusal to remove so many articles, which is in the result.
+    Args:
+        sources, memory, model, format, fields, mixed, strict, partial, deleted, max_removed, remove_absent, progress:
+            as `refresh` takes them.
+
+    Raises as `refresh` does, but for the refusal to remove so many articles, which is in the result: UsageError,
+    InputError, MismatchError, DamageError, StorageError.
     """
     inputs = RefreshInputs.open(
         sources=sources,

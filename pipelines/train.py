@@ -49,7 +49,7 @@ from ..storage.files import make_directories, sha256_file
 from ..storage.locks import held
 from ..storage.memory import Memory
 from ..storage.paths import local_path
-from .answer import answer
+from .answer import answer_file
 from .answering.quality import AnswerQuality
 from .encoding.encoding_job import Encoding
 from .training.result import TrainResult
@@ -202,7 +202,7 @@ class Evaluator:
         trained = {name: np.asarray(value) for name, value in weights.items()}
         _save(place / "model", self._model, {**self._tensors, **trained}, self._loaded, "For an evaluation.\n")
         predictions = place / "predictions.jsonl"
-        answer(
+        answer_file(
             queries=self._dev.path,
             memory=self._memory.location,
             memory_version=self._memory.version,

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("pipelines", "encoders", "storage", "reader")
-ROOT_MODULES = ("__init__.py", "__main__.py", "errors.py", "progress.py")
+ROOT_FILES = ("__init__.py", "__main__.py", "errors.py", "progress.py", "py.typed")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkout = tmp_path_factory.mktemp("checkout")
     for room in ROOMS:
         shutil.copytree(ROOT / room, checkout / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "constraints.txt", "README.md", "LICENSE", *ROOT_MODULES):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "constraints.txt", "README.md", "LICENSE", *ROOT_FILES):
         shutil.copy(ROOT / name, checkout / name)
     (checkout / "conftest.py").write_text("raise SystemExit('never packaged')\n")
     (checkout / "build" / "lib" / "glimmer").mkdir(parents=True)
@@ -52,7 +52,7 @@ def test_the_wheel_holds_the_four_rooms_and_no_stray_file(wheel: Path) -> None:
     names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
     tops = {n.split("/")[0] for n in names}
     assert tops == {"glimmer"}
-    assert {n for n in names if n.count("/") == 1} == {f"glimmer/{name}" for name in ROOT_MODULES}
+    assert {n for n in names if n.count("/") == 1} == {f"glimmer/{name}" for name in ROOT_FILES}
     assert {n.split("/")[1] for n in names if n.count("/") > 1} == set(ROOMS)
     for room in ROOMS:
         expected = {p.relative_to(ROOT).as_posix() for p in (ROOT / room).rglob("*.py")}
@@ -78,7 +78,7 @@ def test_the_source_distribution_holds_the_package_and_its_licence(distributions
     [archive] = distributions.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
-    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "constraints.txt", *ROOT_MODULES} <= names
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "constraints.txt", *ROOT_FILES} <= names
     assert {f"{room}/__init__.py" for room in ROOMS} <= names
     assert not {name for name in names if name.startswith(("build/", "conftest.py"))}
 

@@ -142,6 +142,24 @@ def shown_query(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class FirstAnswer:
+    """One of a file's first answers: the question, the answer, and the title of the best passage read for it."""
+
+    question: str
+    answer: str
+    title: str
+
+
+def first_answers(queries: QueryFile, predictions: Path, count: int = 3) -> tuple[FirstAnswer, ...]:
+    """The first `count` answers of a prediction file, which stand in the order of the queries."""
+    pairs = zip(queries.read(0, count), _outputs(predictions), strict=False)
+    return tuple(
+        FirstAnswer(query.question, output.answer or "", next((p.title or "" for p in output.provenance or ()), ""))
+        for query, output in pairs
+    )
+
+
 def evaluate_answers(queries: QueryFile, predictions: Path) -> Evaluation | None:
     """KILT's metrics over the queries that have gold; None where none has.
 

@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "export": ("export", "Write a memory's live passages as JSON lines."),
     "index": ("index", "Build the first-stage index of a memory's version."),
     "search": ("search", "Look passages up in the first-stage index."),
+    "ask": ("ask", "Ask a memory a question, or one after another."),
     "answer": ("answer", "Answer a file of questions from a memory."),
     "evaluate": ("evaluate", "Score predictions with KILT's metrics."),
     "tasks": ("tasks", "Make training questions out of a memory's own text."),

@@ -16,6 +16,8 @@ import threading
 from typing import Final
 
 _WORDS: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_raised: set[int] = set()
+"""Signals that are raised as exceptions and leave the process running."""
 _SHOW_CURSOR: Final = "\x1b[?25h"
 
 
@@ -32,6 +34,12 @@ def exit_on_signals() -> None:
     threading.Thread(target=_wait, args=(reading, owner), name="signals", daemon=True).start()
 
 
+def raise_interrupts() -> None:
+    """From now on Ctrl-C raises KeyboardInterrupt instead: for prompts, which then leave the terminal as it was."""
+    _raised.add(signal.SIGINT)  # for good: the thread may hear of an interrupt when its exception was long handled
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _restore_defaults() -> None:
     """A forked child has no thread that listens: signals end it as they end any process."""
     signal.set_wakeup_fd(-1)
@@ -42,7 +50,7 @@ def _restore_defaults() -> None:
 def _wait(reading: int, owner: int) -> None:
     while True:
         for number in os.read(reading, 64):
-            if number in _WORDS and os.getpid() == owner:
+            if number in _WORDS and number not in _raised and os.getpid() == owner:
                 _leave(signal.Signals(number))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 
@@ -11,26 +13,55 @@ from ...progress import Progress, Quiet
 from ...storage.memory import Memory
 from ...storage.outputs import check_output, writing
 from ...storage.passage import Passage
+from ...storage.stores import Place
 
 
-def export(*, memory: Memory, output: str | os.PathLike[str], progress: Progress | None = None) -> int:
-    """Writes every live passage of a pinned memory to `output`, in the order of the payload; returns how many.
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What an export wrote: `passages` of version `version` of a memory, to `output`."""
 
-    A file appears when it is complete; `-` is standard output. Raises UsageError where `output` lies in the memory,
-    StorageError where it cannot be written, DamageError for a passage whose text is not what was stored.
+    output: Path
+    version: int
+    passages: int
+
+
+def export(
+    *,
+    memory: Place,
+    output: str | os.PathLike[str],
+    version: int | None = None,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Writes every live passage of a version of a memory as a JSON line, in the order of the payload.
+
+    Args:
+        memory: the memory's directory.
+        output: a file, which appears when it is complete, or "-" for standard output.
+        version: which version; None is the newest.
+        progress: called with the passages that were written.
+
+    Raises:
+        UsageError: there is no such memory or version, or `output` lies in the memory.
+        StorageError: `output` cannot be written.
+        DamageError: a passage's text is not what was stored.
+
+    Example:
+        >>> glimmer.export(memory="wiki.memory", output="passages.jsonl").passages
+        10760
     """
     progress = progress or Quiet()
-    check_output(output, "--output", {"the memory": memory.location})
-    progress.stage("export", total=memory.passages, unit="passages")
+    opened = Memory.open(memory, version)
+    check_output(output, "--output", {"the memory": opened.location})
+    progress.stage("export", total=opened.passages, unit="passages")
     written = 0
     with writing(output) as out:
-        for line in export_lines(memory):
+        for line in export_lines(opened):
             out.write(line)
             written += 1
             if written % 1024 == 0:
                 progress.at(written)
     progress.done()
-    return written
+    return ExportResult(output=Path(output), version=opened.version, passages=written)
 
 
 def export_lines(memory: Memory) -> Iterator[bytes]:

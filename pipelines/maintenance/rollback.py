@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
 from ... import UsageError
 from ...progress import Progress
 from ...reader.serving.retrieval_index import index_new_version
 from ...storage.catalog import Catalog
-from ...storage.manifest import Manifest
 from ...storage.memory import Memory
 from ...storage.memory import rollback as commit_rollback
 from ...storage.stores import Place, open_store
@@ -14,17 +17,45 @@ from ...storage.vacuumed import PASSAGES
 from ..jobs import job_id
 
 
-def rollback(*, memory: Place, to: int, index: bool | None = None, progress: Progress | None = None) -> Manifest:
-    """Makes a new version of `memory` that holds exactly what version `to` held; returns its manifest.
+@dataclass(frozen=True, kw_only=True)
+class RollbackResult:
+    """What a rollback made.
+
+    Attributes:
+        memory, version, job: where, which new version, by which job.
+        to: the version whose content it shows.
+        passages, tokens: what it holds.
+    """
+
+    memory: Path | str
+    version: int
+    to: int
+    passages: int
+    tokens: int
+    job: str
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, for `--json`."""
+        return asdict(self) | {"memory": str(self.memory)}
+
+
+def rollback(*, memory: Place, to: int, index: bool | None = None, progress: Progress | None = None) -> RollbackResult:
+    """Makes a new version of `memory` that holds exactly what version `to` held.
 
     Args:
         memory: the memory's directory.
         to: which version to show again.
         index: give the new version its first-stage index; None does if `to` or the newest version has one.
-        progress: progress callback, for the index.
+        progress: called while an index is built.
 
-    Raises UsageError for a version that does not exist, has been vacuumed, or is what the newest version shows anyway;
-    DamageError when `to` is not whole; ConflictError when another job commits meanwhile.
+    Raises:
+        UsageError: the version does not exist, has been vacuumed, or is what the newest version shows anyway.
+        DamageError: version `to` is not whole.
+        ConflictError: another job commits meanwhile.
+
+    Example:
+        >>> glimmer.rollback(memory="wiki.memory", to=1).version
+        3
     """
     store = open_store(memory)
     directory, catalog = store.location, Catalog(store)
@@ -41,4 +72,11 @@ def rollback(*, memory: Place, to: int, index: bool | None = None, progress: Pro
     depends_on = {"to": target.content_sha256, "base": current.version, "content": current.content_sha256}
     manifest = commit_rollback(store, to=to, base=current.version, job=job_id("rollback", depends_on))
     index_new_version(store, manifest.version, before=[to, current.version], wanted=index, progress=progress)
-    return manifest
+    return RollbackResult(
+        memory=directory,
+        version=manifest.version,
+        to=to,
+        passages=manifest.passages,
+        tokens=manifest.tokens,
+        job=manifest.job,
+    )

@@ -1,12 +1,13 @@
 """Scores a prediction file against a gold file, as KILT's scorer does.
 
-`evaluate` reads both files, pairs them by id and averages `metrics` over every gold question; where gold records name
-their task, or gold is a directory with a file a task, each task is averaged too. `glimmer evaluate` prints the result
-and the report shows it.
+`score_files` reads both files, pairs them by id and averages `metrics` over every gold question; where gold records
+name their task, or gold is a directory with a file a task, each task is averaged too. `glimmer evaluate` prints the
+result and the report shows it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class TaskScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What `evaluate` found.
+    """What `score_files` found.
 
     Attributes:
         questions: gold questions scored.
@@ -79,10 +80,10 @@ class Evaluation:
         return [*rows, ("all", self.questions, tuple(self.metrics[column] for column in columns))]
 
 
-def evaluate(
+def score_files(
     *,
-    gold: str | Path,
-    guess: str | Path,
+    gold: str | os.PathLike[str],
+    guess: str | os.PathLike[str],
     ranks: Sequence[int] = RANKS,
     format: str | None = None,
     fields: Mapping[str, str] | None = None,
@@ -107,7 +108,8 @@ def evaluate(
         UsageError: `ranks` holds something else than positive integers, one path is a directory and the other not, or
             both are standard input.
     """
-    if str(gold) == str(guess) == STDIN:
+    gold, guess = os.fspath(gold), os.fspath(guess)
+    if gold == guess == STDIN:
         raise UsageError("gold and predictions cannot both be standard input; name one of the files")
     if not all(k > 0 for k in ranks):
         raise UsageError(f"ranks must be positive integers, not {', '.join(map(str, ranks))}")

@@ -18,6 +18,7 @@ from ...encoders.models import LoadedModel, load_model
 from ...progress import Progress, Quiet
 from ...storage.memory import Memory as MemorySnapshot
 from ...storage.passage import Passage
+from ...storage.stores import Place
 from ..encoder_match import check_encoder
 from ..formats.kilt import RecordError
 from ..formats.queries import Candidate, LongQuestions, Query
@@ -280,7 +281,7 @@ class Reader:
 
 def open_reader(
     model: str | os.PathLike[str] | None,
-    memory: Memory | str | os.PathLike[str],
+    memory: Memory | Place,
     *,
     precision: Precision = "bfloat16",
     batch_size: int | None = None,
@@ -309,9 +310,10 @@ def open_reader(
     """
     progress = progress or Quiet()
     opened = memory if isinstance(memory, Memory) else open_memory(memory, progress=progress)
-    progress.stage("load", total=None, unit="models")
+    progress.stage("load", total=1, unit="model")
     loaded = load_model(model) if model is not None else find_reader(opened.snapshot)
     reader = Reader(loaded, opened, precision=precision, batch_size=batch_size)
+    progress.at(1)
     progress.done()
     return reader
 

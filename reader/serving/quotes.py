@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ _LONGEST: Final = 400  # characters of a sentence; of a longer one the part arou
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """A sentence that holds an answer.
+    """A sentence that holds an answer; `str` marks it there.
 
     Attributes:
         passage: the passage that it is from.
@@ -55,24 +55,36 @@ def answer_pattern(answer: str) -> re.Pattern[str] | None:
 
 
 def find_quote(answer: str, passages: Sequence[Passage]) -> Quote | None:
-    """The first sentence of the first of `passages` (best first) that holds the answer; None where none does."""
+    """The sentence that holds the answer, of the first of `passages` (best first) whose text does.
+
+    An answer may run over more than one sentence, which are then quoted together. Where no text holds it, a title may;
+    None where neither does.
+    """
     pattern = answer_pattern(answer)
     if pattern is None:
         return None
     for passage in passages:
-        for sentence in _sentences(passage.text):
-            if found := pattern.search(sentence):
-                return _shortened(passage, sentence, *found.span())
+        if found := pattern.search(passage.text):
+            start, end = _sentence_around(passage.text, *found.span())
+            return _shortened(passage, passage.text[start:end], found.start() - start, found.end() - start)
+    # A tokenizer may cut words where the pattern sees none end.
+    for passage in passages:
+        if (first := passage.text.find(answer)) >= 0:
+            start, end = _sentence_around(passage.text, first, first + len(answer))
+            return _shortened(passage, passage.text[start:end], first - start, first - start + len(answer))
     for passage in passages:
         if found := pattern.search(passage.title):
             return _shortened(passage, passage.title, *found.span())
     return None
 
 
-def _sentences(text: str) -> Iterator[str]:
-    for paragraph in text.splitlines():
-        for start, end in sentences(paragraph):
-            yield paragraph[start:end].strip()
+def _sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """The characters of the sentences that [start, end) lies in; no sentence goes on in another paragraph."""
+    first = text.rfind("\n", 0, start) + 1
+    last = text.find("\n", end)
+    paragraph = text[first : len(text) if last < 0 else last]
+    ranges = [(first + begin, first + stop) for begin, stop in sentences(paragraph)]
+    return max(begin for begin, _ in ranges if begin <= start), min(stop for _, stop in ranges if stop >= end)
 
 
 def _shortened(passage: Passage, sentence: str, start: int, end: int) -> Quote:

@@ -5,7 +5,6 @@ It puts together what the rooms below keep apart: the snapshot in `storage`, the
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -18,6 +17,7 @@ from ... import PassageNotFoundError, UsageError
 from ...progress import Progress
 from ...storage.memory import Memory as MemorySnapshot
 from ...storage.passage import Passage, is_passage_id
+from ...storage.stores import Place
 from .candidates import retrieval_question
 from .retrieval_index import open_index
 from .scored_passage import ScoredPassage
@@ -260,7 +260,7 @@ class Memory(Mapping[str, Passage]):
 
 
 def open_memory(
-    path: str | os.PathLike[str],
+    path: Place,
     *,
     version: int | None = None,
     check: bool = True,
@@ -269,7 +269,7 @@ def open_memory(
     """Opens a memory for looking up, searching and reading vectors.
 
     Args:
-        path: the memory's directory.
+        path: the memory's directory, or the store that holds it.
         version: which version; None is the newest.
         check: compare the sizes of all its files with what was committed. Checksums are compared whatever this is.
         progress: called while an index is built.

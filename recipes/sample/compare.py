@@ -21,7 +21,7 @@ from typing import Any
 
 from glimmer.encoders.model_directory import save_model
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.answer import answer
+from glimmer.pipelines.answer import answer_file
 from glimmer.pipelines.answering.quality import AnswerQuality
 from glimmer.pipelines.capacity.costs import stage_costs
 from glimmer.pipelines.cli.terminal import TerminalProgress
@@ -131,7 +131,7 @@ def measured(config: TrainConfig, shape: tuple[int, int], questions: str) -> dic
     candidates, select = shape
     model = ReaderConfig.from_model(load_model(config.output).config)
     out = Path("compare/predictions.jsonl")
-    result = answer(
+    result = answer_file(
         queries=questions,
         memory=config.memory,
         model=config.output,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from glimmer import MismatchError
-from glimmer.pipelines.answer import AnswerResult, answer
+from glimmer.pipelines.answer import AnswerResult, answer_file
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine
 from glimmer.reader.formats.kilt import read_guess
@@ -49,7 +49,7 @@ def world(
 
 def run(world: Path, output: Path, **changes: Any) -> AnswerResult:
     settings = {"queries": world / "questions.jsonl", "memory": world / "memory", "model": world / "glimmer", **SMALL}
-    return answer(**{**settings, "output": output, **changes})
+    return answer_file(**{**settings, "output": output, **changes})
 
 
 @pytest.fixture(scope="module")

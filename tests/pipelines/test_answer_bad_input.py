@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from glimmer import GlimmerError, InputError, MismatchError, ModelError, StorageError, UsageError
-from glimmer.pipelines.answer import answer
+from glimmer.pipelines.answer import answer_file
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine
 
@@ -38,7 +38,7 @@ def refused(world: Path, tmp_path: Path, error: type[GlimmerError], **changes: A
         **changes,
     }
     with pytest.raises(error) as raised:
-        answer(**settings)
+        answer_file(**settings)
     assert not Path(settings["output"]).exists()
     assert not (world / "memory" / "indexes" / "1" / "bm25").exists(), "nothing was begun"
     return str(raised.value)
@@ -114,7 +114,7 @@ def test_a_directory_that_cannot_be_written(world: Path, tmp_path: Path, name: s
 def test_an_output_that_is_something_else(world: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("my notes\n")
     with pytest.raises(InputError, match="not a prediction"):
-        answer(
+        answer_file(
             queries=world / "questions.jsonl",
             memory=world / "memory",
             model=world / "model",
@@ -126,7 +126,7 @@ def test_an_output_that_is_something_else(world: Path, tmp_path: Path) -> None:
 def test_the_query_file_as_output(world: Path, tmp_path: Path) -> None:
     path = questions(tmp_path, {"id": "a", "input": "kalo"})
     with pytest.raises(UsageError, match="would overwrite the query file"):
-        answer(queries=path, memory=world / "memory", model=world / "model", output=path)
+        answer_file(queries=path, memory=world / "memory", model=world / "model", output=path)
 
 
 def test_more_selected_than_read(world: Path, tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from click.testing import CliRunner
 
 from glimmer import InputError, MismatchError, ModelError
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.answer import AnswerResult, answer
+from glimmer.pipelines.answer import AnswerResult, answer_file
 from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine
 from glimmer.progress import Quiet
-from glimmer.reader.formats.evaluation import evaluate
+from glimmer.reader.formats.evaluation import score_files
 from glimmer.reader.formats.kilt import read_guess
 from glimmer.reader.formats.long_questions import LongQuestions
 from glimmer.reader.formats.queries import Query
@@ -42,7 +42,7 @@ def world(
 
 def run(world: Path, queries: Any, output: Path, **changes: Any) -> AnswerResult:
     settings = {"queries": queries, "memory": world / "memory", "model": world / "model", **SMALL}
-    return answer(**{**settings, "output": output, **changes})
+    return answer_file(**{**settings, "output": output, **changes})
 
 
 def kilt(path: Path, *records: dict[str, object]) -> Path:
@@ -105,7 +105,7 @@ def test_what_is_answered_can_be_evaluated_with_the_same_file(
     result = run(world, tmp_path / "q", tmp_path / "out", progress=heard)
     found = predictions(tmp_path / "out")
     assert [record["output"] for record in found] == [record["output"] for record in expected]
-    scores = evaluate(gold=tmp_path / "q", guess=tmp_path / "out")
+    scores = score_files(gold=tmp_path / "q", guess=tmp_path / "out")
     assert scores.questions == len(ASKED)
     assert not any("no answer" in warning for warning in scores.warnings)
     perfect = [
@@ -113,7 +113,7 @@ def test_what_is_answered_can_be_evaluated_with_the_same_file(
         for record, (*_, answers) in zip(found, ASKED, strict=True)
     ]
     (tmp_path / "perfect").write_text("\n".join(map(json.dumps, perfect)))
-    assert evaluate(gold=tmp_path / "q", guess=tmp_path / "perfect").metrics["em"] == 1
+    assert score_files(gold=tmp_path / "q", guess=tmp_path / "perfect").metrics["em"] == 1
     assert any(line.startswith(f"{tmp_path / 'q'}: {result.format}, 2 queries (id from ") for line in heard.lines)
     assert result.to_json()["fields"] == dict(result.fields)
 

@@ -20,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from glimmer import MismatchError, UsageError
-from glimmer.pipelines.answer import answer
+from glimmer.pipelines.answer import answer_file
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.encoding.codec_fit import spread
 from glimmer.pipelines.engines import Engine
@@ -190,7 +190,7 @@ def test_refresh_and_compact_keep_the_tables_and_answer_reads_them(
     assert len(after.keys() & before.keys()) > 1000
     assert all(after[name] == before[name] for name in after.keys() & before.keys())
     output = tmp_path / "answers.jsonl"
-    answer(
+    answer_file(
         queries=tiny_questions(tmp_path / "questions.jsonl", 4),
         memory=memory,
         model=model,

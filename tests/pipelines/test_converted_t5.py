@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.answer import answer
+from glimmer.pipelines.answer import answer_file
 from glimmer.pipelines.convert import convert
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.train import train
@@ -38,7 +38,7 @@ def home(
 
 def candidates(home: Path, model: Path) -> list[list[str]]:
     """Passage ids that each question's answer was read from, in order."""
-    answer(
+    answer_file(
         queries=str(home / "questions.jsonl"),
         memory=home / "memory",
         model=str(model),

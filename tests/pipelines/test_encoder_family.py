@@ -19,7 +19,7 @@ from glimmer import ModelError
 from glimmer.encoders.families import family_registry
 from glimmer.encoders.families.family_registry import family_names, find_family, register_family
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.answer import answer
+from glimmer.pipelines.answer import answer_file
 from glimmer.pipelines.convert import convert
 from glimmer.pipelines.encode import encode
 from glimmer.reader.config import DecoderConfig, ReaderConfig
@@ -97,7 +97,7 @@ def test_a_family_in_one_module_goes_through_all_jobs(
     hidden = encoder.run(encoder.embed(tokens), encoder.context(tokens >= 0), 0, 2)
     np.testing.assert_allclose(vectors, np.asarray(hidden[0]), atol=1e-5)
 
-    result = answer(
+    result = answer_file(
         queries=tiny_questions(tmp_path / "questions.jsonl", 6),
         memory=tmp_path / "memory",
         model=converted.output,

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from glimmer import GlimmerError
-from glimmer.pipelines.answer import answer
+from glimmer.pipelines.answer import answer_file
 from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.maintenance.compact import compact
@@ -236,8 +236,8 @@ def test_a_run_is_not_resumed_with_an_index_of_another_language(
         "output": tmp_path / "out.jsonl",
     }
     open_index(Memory.open(tmp_path / "memory"), language="german")
-    assert answer(**settings).answered == 2
-    assert answer(**settings).resumed == 2
+    assert answer_file(**settings).answered == 2
+    assert answer_file(**settings).resumed == 2
     open_index(Memory.open(tmp_path / "memory"), language="french")
     with pytest.raises(GlimmerError, match="index_language"):
-        answer(**settings)
+        answer_file(**settings)

@@ -16,7 +16,7 @@ import pytest
 
 from glimmer import UsageError
 from glimmer.encoders.memory_encoder import MemoryEncoder
-from glimmer.pipelines.answer import answer
+from glimmer.pipelines.answer import answer_file
 from glimmer.pipelines.answering import range_graph
 from glimmer.pipelines.answering.query_range import RangeAnswerer
 from glimmer.pipelines.encode import encode
@@ -139,9 +139,9 @@ def test_four_threads_of_an_answering_job_load_the_reader_once(
         "candidates": 4,
         "batch_size": 2,
     }
-    answer(**arguments, output=tmp_path / "alone.jsonl")
+    answer_file(**arguments, output=tmp_path / "alone.jsonl")
     readers = Loads(RangeAnswerer)
     monkeypatch.setattr(range_graph, "RangeAnswerer", readers)
-    answer(**arguments, output=tmp_path / "shared.jsonl", engine=FOUR_THREADS, range_queries=3)
+    answer_file(**arguments, output=tmp_path / "shared.jsonl", engine=FOUR_THREADS, range_queries=3)
     assert (tmp_path / "shared.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
     assert (len(readers.references), readers.left) == (1, 0)

@@ -47,8 +47,9 @@ def texts(path: Path, version: int | None = None) -> set[str]:
 
 
 def test_an_earlier_version_is_shown_again_as_a_new_one(memory: Path) -> None:
-    manifest = rollback(memory=memory, to=1)
-    assert (manifest.version, manifest.operation) == (3, "rollback")
+    result = rollback(memory=memory, to=1)
+    manifest = Memory.open(memory).manifest
+    assert (result.version, manifest.version, manifest.operation) == (3, 3, "rollback")
     assert texts(memory) == {"one", "two"}
     assert texts(memory, 2) == {"one", "three"}
     assert manifest.content_sha256 == Memory.open(memory, 1).manifest.content_sha256

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from glimmer import MismatchError, UsageError
 from glimmer.encoders.models import load_model
-from glimmer.pipelines.answer import answer
+from glimmer.pipelines.answer import answer_file
 from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.train import _start, train
@@ -116,7 +116,7 @@ def test_a_run_logs_every_step_and_ends_with_a_reader_that_answers(whole: TrainC
     assert [row["step"] for row in rows if row["em"]] == ["4", "6"]
     assert (Path(whole.run) / "log.svg").read_text().startswith("<svg")
     assert len(list((Path(whole.run) / "checkpoints").iterdir())) == 2
-    answer(
+    answer_file(
         queries=world / "dev.jsonl",
         memory=world / "memory",
         model=whole.output,

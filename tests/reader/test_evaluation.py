@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from glimmer import InputError, UsageError
-from glimmer.reader.formats.evaluation import evaluate, task_of_file
+from glimmer.reader.formats.evaluation import score_files, task_of_file
 
 
 def write(path: Path, *records: dict[str, object]) -> Path:
@@ -33,7 +33,7 @@ def guess(id: str, answer: str = "yes", *pages: str) -> dict[str, object]:
 
 def test_it_agrees_with_kilts_scorer(kilt_files: Path) -> None:
     expected = json.loads((kilt_files / "expected.json").read_text())
-    found = evaluate(gold=kilt_files / "gold.jsonl", guess=kilt_files / "guess.jsonl").to_json()
+    found = score_files(gold=kilt_files / "gold.jsonl", guess=kilt_files / "guess.jsonl").to_json()
     for group in expected.values():
         for name, value in group.items():
             assert found[name] == pytest.approx(value, abs=1e-9), name
@@ -42,7 +42,7 @@ def test_it_agrees_with_kilts_scorer(kilt_files: Path) -> None:
 
 
 def test_a_kilt_score_counts_only_where_the_pages_come_first(tmp_path: Path) -> None:
-    found = evaluate(
+    found = score_files(
         gold=write(tmp_path / "gold", gold("a"), gold("b"), gold("c")),
         guess=write(tmp_path / "guess", guess("a", "yes", "1"), guess("b", "yes", "2", "1"), guess("c", "no", "1")),
     ).metrics
@@ -53,7 +53,7 @@ def test_a_kilt_score_counts_only_where_the_pages_come_first(tmp_path: Path) -> 
 
 
 def test_an_empty_answer_scores_nothing_but_its_pages_count(tmp_path: Path) -> None:
-    found = evaluate(
+    found = score_files(
         gold=write(tmp_path / "gold", gold("a", answer="")), guess=write(tmp_path / "guess", guess("a", " ", "1"))
     )
     assert (found.metrics["em"], found.metrics["Rprec"]) == (0, 1)
@@ -64,15 +64,15 @@ def test_the_order_of_the_guesses_does_not_matter(tmp_path: Path) -> None:
     records = [gold(str(n), answer=str(n)) for n in range(20)]
     guesses = [guess(str(n), str(n)) for n in range(20)]
     file = write(tmp_path / "gold", *records)
-    assert evaluate(gold=file, guess=write(tmp_path / "guess", *reversed(guesses))).metrics["em"] == 1
+    assert score_files(gold=file, guess=write(tmp_path / "guess", *reversed(guesses))).metrics["em"] == 1
 
 
 def test_a_missing_prediction_is_an_error_and_an_extra_one_a_warning(tmp_path: Path) -> None:
     file = write(tmp_path / "gold", gold("a"), gold("b"))
     with pytest.raises(InputError, match=r"no prediction for b \(1 of 2 gold ids; the first is at .*gold:2\)"):
-        evaluate(gold=file, guess=write(tmp_path / "few", guess("a")))
+        score_files(gold=file, guess=write(tmp_path / "few", guess("a")))
     many = write(tmp_path / "many", guess("a"), guess("z"), guess(" b "))
-    (warning,) = evaluate(gold=file, guess=many).warnings
+    (warning,) = score_files(gold=file, guess=many).warnings
     assert warning.startswith(f"{many}: 1 predictions")
     assert ": z" in warning
 
@@ -80,13 +80,13 @@ def test_a_missing_prediction_is_an_error_and_an_extra_one_a_warning(tmp_path: P
 def test_duplicate_ids_are_errors(tmp_path: Path) -> None:
     once, twice = write(tmp_path / "once", guess("a")), write(tmp_path / "twice", guess("a"), guess("a"))
     with pytest.raises(InputError, match="already used at line 1"):
-        evaluate(gold=write(tmp_path / "gold", gold("a")), guess=twice)
+        score_files(gold=write(tmp_path / "gold", gold("a")), guess=twice)
     with pytest.raises(InputError, match="already used at line 1"):
-        evaluate(gold=write(tmp_path / "gold", gold("a"), gold("a")), guess=once)
+        score_files(gold=write(tmp_path / "gold", gold("a"), gold("a")), guess=once)
 
 
 def test_tasks_named_by_the_records_are_averaged_apart(tmp_path: Path) -> None:
-    found = evaluate(
+    found = score_files(
         gold=write(tmp_path / "gold", gold("a", task="nq"), gold("b", task="fever"), gold("c", task="nq"), gold("d")),
         guess=write(tmp_path / "guess", guess("a"), guess("b", "no"), guess("c", "no"), guess("d", "no")),
     )
@@ -105,11 +105,11 @@ def test_a_directory_has_a_task_a_file(tmp_path: Path) -> None:
     for task, answer in (("nq", "yes"), ("hotpotqa", "no")):
         write(tmp_path / "gold" / f"{task}-dev-kilt.jsonl", gold("a"))
         write(tmp_path / "guess" / f"{task}-dev-kilt.jsonl", guess("a", answer))
-    found = evaluate(gold=tmp_path / "gold", guess=tmp_path / "guess")
+    found = score_files(gold=tmp_path / "gold", guess=tmp_path / "guess")
     assert {name: scores.metrics["em"] for name, scores in found.tasks.items()} == {"nq": 1, "hotpotqa": 0}
     (tmp_path / "guess" / "nq-dev-kilt.jsonl").unlink()
     with pytest.raises(InputError, match=r"no predictions for nq-dev-kilt\.jsonl"):
-        evaluate(gold=tmp_path / "gold", guess=tmp_path / "guess")
+        score_files(gold=tmp_path / "gold", guess=tmp_path / "guess")
 
 
 @pytest.mark.parametrize(
@@ -129,14 +129,14 @@ def test_a_file_name_says_its_task(name: str, task: str) -> None:
 def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty")
     with pytest.raises(InputError, match="no gold record"):
-        evaluate(gold=empty, guess=empty)
+        score_files(gold=empty, guess=empty)
     with pytest.raises(UsageError, match="is a directory"):
-        evaluate(gold=empty, guess=tmp_path)
+        score_files(gold=empty, guess=tmp_path)
     with pytest.raises(UsageError, match="positive"):
-        evaluate(gold=empty, guess=empty, ranks=[0])
+        score_files(gold=empty, guess=empty, ranks=[0])
     file = write(tmp_path / "gold", gold("a"))
     with pytest.raises(UsageError, match="no metric 'bleu'"):
-        evaluate(gold=file, guess=write(tmp_path / "guess", guess("a"))).table(["bleu"])
+        score_files(gold=file, guess=write(tmp_path / "guess", guess("a"))).table(["bleu"])
 
 
 # Gold of any format; what KILT's own retrieval writes.
@@ -153,7 +153,7 @@ def test_kilts_own_retrieval_is_scored_by_its_pages_alone(tmp_path: Path) -> Non
     guesses = write(
         tmp_path / "guess", retrieved("a", "1", "9", gold=("yes",)), retrieved("b", "9", "2", gold=("yes",))
     )
-    found = evaluate(gold=file, guess=guesses)
+    found = score_files(gold=file, guess=guesses)
     assert found.metrics["Rprec"] == 0.5
     assert found.metrics["recall@5"] == 1
     assert found.metrics["em"] == 0, "the gold answer copied into the file is no answer of the system's"
@@ -167,7 +167,7 @@ def test_pages_of_several_outputs_count_in_their_order(tmp_path: Path) -> None:
     behind: dict[str, object] = {"id": "a", "output": [pages[0], {"answer": "yes", **pages[1]}]}
     file = write(tmp_path / "gold", gold("a"))
     for record, em in ((alone, 0), (answered, 1), (behind, 1)):
-        metrics = evaluate(gold=file, guess=write(tmp_path / "guess", record), ranks=[1, 2]).metrics
+        metrics = score_files(gold=file, guess=write(tmp_path / "guess", record), ranks=[1, 2]).metrics
         assert (metrics["em"], metrics["Rprec"], metrics["precision@2"]) == (em, 0, 0.5)
 
 
@@ -176,27 +176,27 @@ def test_a_score_that_is_no_number_is_told(tmp_path: Path, score: str) -> None:
     record = retrieved("a", "1")
     record["output"][0]["provenance"][0]["score"] = score  # type: ignore[index]
     with pytest.raises(InputError, match=f"guess:1: score must be a number, not '{score}'"):
-        evaluate(gold=write(tmp_path / "gold", gold("a")), guess=write(tmp_path / "guess", record))
+        score_files(gold=write(tmp_path / "gold", gold("a")), guess=write(tmp_path / "guess", record))
 
 
 def test_gold_may_be_a_table_and_is_named_by_fields_where_it_must(tmp_path: Path) -> None:
     (tmp_path / "gold.csv").write_text("nr,frage,antwort\na,who?,yes\nb,what?,\"['no', 'never']\"\n")
     guesses = write(tmp_path / "guess", guess("a", "yes"), guess("b", "never"))
     fields = {"question": "frage", "id": "nr", "answers": "antwort"}
-    assert evaluate(gold=tmp_path / "gold.csv", guess=guesses, fields=fields).metrics["em"] == 1
+    assert score_files(gold=tmp_path / "gold.csv", guess=guesses, fields=fields).metrics["em"] == 1
     with pytest.raises(InputError, match="the columns nr, frage, antwort"):
-        evaluate(gold=tmp_path / "gold.csv", guess=guesses)
+        score_files(gold=tmp_path / "gold.csv", guess=guesses)
 
 
 def test_a_gold_file_without_answers_is_told(tmp_path: Path) -> None:
     (tmp_path / "gold.txt").write_text("who?\nwhat?\n")
     with pytest.raises(InputError, match=r"has no answers to compare with \(it was read as .*: text, 2 queries"):
-        evaluate(gold=tmp_path / "gold.txt", guess=write(tmp_path / "guess", guess("1"), guess("2")))
+        score_files(gold=tmp_path / "gold.txt", guess=write(tmp_path / "guess", guess("1"), guess("2")))
 
 
 def test_a_gold_question_may_be_as_long_as_it_is(tmp_path: Path) -> None:
     gold_file = write(tmp_path / "gold", {"question": "who " * 2_000, "answer": ["yes"]})
-    assert evaluate(gold=gold_file, guess=write(tmp_path / "guess", guess("0"))).metrics["em"] == 1
+    assert score_files(gold=gold_file, guess=write(tmp_path / "guess", guess("0"))).metrics["em"] == 1
 
 
 def test_compressed_files_and_standard_input_are_read(tmp_path: Path) -> None:
@@ -204,17 +204,17 @@ def test_compressed_files_and_standard_input_are_read(tmp_path: Path) -> None:
     packed = tmp_path / "packed"
     packed.write_bytes(gzip.compress(guesses.read_bytes()))
     for found in (
-        evaluate(gold=file, guess=packed),
-        evaluate(gold=file, guess="-", stdin=io.BytesIO(packed.read_bytes())),
-        evaluate(gold=Path("-"), guess=guesses, stdin=io.BytesIO(file.read_bytes())),
+        score_files(gold=file, guess=packed),
+        score_files(gold=file, guess="-", stdin=io.BytesIO(packed.read_bytes())),
+        score_files(gold=Path("-"), guess=guesses, stdin=io.BytesIO(file.read_bytes())),
     ):
         assert (found.metrics["em"], found.metrics["Rprec"]) == (1, 1)
     with pytest.raises(UsageError, match="cannot both be standard input"):
-        evaluate(gold="-", guess="-")
+        score_files(gold="-", guess="-")
 
 
 def test_a_directory_of_compressed_files_has_a_task_a_file(tmp_path: Path) -> None:
     for name, record in (("gold", gold("a")), ("guess", guess("a"))):
         (tmp_path / name).mkdir()
         (tmp_path / name / "nq-dev-kilt.jsonl.gz").write_bytes(gzip.compress(json.dumps(record).encode()))
-    assert list(evaluate(gold=tmp_path / "gold", guess=tmp_path / "guess").tasks) == ["nq"]
+    assert list(score_files(gold=tmp_path / "gold", guess=tmp_path / "guess").tasks) == ["nq"]

@@ -11,6 +11,7 @@ from ....reader.formats.query_fields import parse_field_options
 from ....reader.formats.query_layout import FORMATS
 from ....reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES, DEFAULT_SELECT, Precision
 from ....storage.outputs import is_stream
+from ....storage.printable import printable_line
 from ...engines import IN_PROCESS
 from ..printing import echo, print_json
 from ..tables import duration, grid, pairs
@@ -20,6 +21,8 @@ from .options import engine, json_option, runner_option, runner_options_option
 if TYPE_CHECKING:
     from ...answer import AnswerResult
     from ...answering.query_range import CandidatesFrom
+
+_WIDTH = 50  # of a column of the first answers
 
 
 @click.command()
@@ -140,10 +143,10 @@ def answer(
     Example:
       glimmer answer nq-dev-kilt.jsonl --memory wiki.memory --model reader --output nq-dev.predictions.jsonl
     """
-    from ...answer import answer as answer_job
+    from ...answer import answer_file
 
     with TerminalProgress() as progress:
-        result = answer_job(
+        result = answer_file(
             queries=queries,
             memory=memory,
             model=model,
@@ -193,6 +196,20 @@ def _text(result: AnswerResult) -> str:
         (stage, f"{seconds:7,.2f}", f"{1000 * seconds / result.answered:8,.1f}")
         for stage, seconds in result.stages.items()
     ]
+    first = [
+        (
+            printable_line(each.question)[:_WIDTH],
+            printable_line(each.answer)[:_WIDTH],
+            printable_line(each.title)[:_WIDTH],
+        )
+        for each in result.first_answers
+    ]
     return "\n".join(
-        [pairs(str(result.output), facts), "", grid(("stage", "seconds", "ms/query"), rows), *result.notes]
+        [
+            pairs(str(result.output), facts),
+            *(["", grid(("first questions", "answer", "best passage"), first)] if first else []),
+            "",
+            grid(("stage", "seconds", "ms/query"), rows),
+            *result.notes,
+        ]
     )

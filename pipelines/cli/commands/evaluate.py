@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from ....reader.formats.evaluation import RANKS, Evaluation
-from ....reader.formats.evaluation import evaluate as evaluate_predictions
 from ....reader.formats.query_fields import parse_field_options
 from ....reader.formats.query_layout import FORMATS
 from ..printing import echo, print_json
@@ -46,8 +45,10 @@ def evaluate(gold: Path, guess: Path, ranks: str, format_: str | None, fields: t
     Example:
       glimmer evaluate nq-dev-kilt.jsonl nq-dev.predictions.jsonl
     """
-    found = evaluate_predictions(
-        gold=gold, guess=guess, ranks=_ranks(ranks), format=format_, fields=parse_field_options(fields)
+    from ...evaluate import evaluate as evaluate_job
+
+    found = evaluate_job(
+        gold=gold, predictions=guess, ranks=_ranks(ranks), format=format_, fields=parse_field_options(fields)
     )
     for warning in found.warnings:
         echo(f"glimmer: warning: {warning}", err=True)

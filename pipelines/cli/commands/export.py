@@ -23,10 +23,8 @@ def export(memory: str, output: str, version: int | None) -> None:
     Example:
       glimmer export wiki.memory --output passages.jsonl
     """
-    from ....storage.memory import Memory
     from ...maintenance.export import export as export_job
 
-    opened = Memory.open(memory, version)
     with TerminalProgress() as progress:
-        count = export_job(memory=opened, output=output, progress=progress)
-    echo(f"{output}: {count:,} passages of version {opened.version}", err=is_stream(output))
+        result = export_job(memory=memory, output=output, version=version, progress=progress)
+    echo(f"{output}: {result.passages:,} passages of version {result.version}", err=is_stream(output))

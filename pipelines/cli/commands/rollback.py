@@ -30,9 +30,8 @@ def rollback(memory: str, version: int, index: bool | None, as_json: bool) -> No
     from ...maintenance.rollback import rollback as rollback_job
 
     with TerminalProgress() as progress:
-        manifest = rollback_job(memory=memory, to=version, index=index, progress=progress)
+        result = rollback_job(memory=memory, to=version, index=index, progress=progress)
     if as_json:
-        record = {"memory": memory, "version": manifest.version, "to": version, "passages": manifest.passages}
-        print_json(record | {"tokens": manifest.tokens, "job": manifest.job})
+        print_json(result.to_json() | {"memory": memory})
     else:
-        echo(f"{memory}: version {manifest.version} holds what version {version} held: {manifest.passages:,} passages")
+        echo(f"{memory}: version {result.version} holds what version {version} held: {result.passages:,} passages")

@@ -32,12 +32,10 @@ def verify(memory: str, version: int | None, as_json: bool) -> None:
     Example:
       glimmer verify wiki.memory
     """
-    from ....storage.verify import verify as verify_memory
+    from ...maintenance.verification import verify as verify_job
 
     with TerminalProgress() as progress:
-        progress.stage("verify", total=None, unit="shards")
-        report = verify_memory(memory, version=version, progress=lambda done, total: progress.at(done, total=total))
-        progress.done()
+        report = verify_job(memory=memory, version=version, progress=progress)
     if as_json:
         print_json(asdict(report) | {"sound": report.sound})
     else:
