@@ -30,6 +30,7 @@ from ..reader.serving.question_reader import LongCounts, QuestionReader
 from ..reader.serving.retrieval_index import check_passages, index_language, open_index
 from ..storage import inputs, outputs
 from ..storage.memory import Memory
+from ..wording import counted
 from .answering.job_report import RunFigures, write_report
 from .answering.output import PredictionTarget, prediction_target
 from .answering.query_range import AnswerWork, CandidatesFrom, RangeAnswerer
@@ -257,7 +258,7 @@ def answer_file(
             target, work, opened, loaded, provided, restart, engine, range_queries, progress
         )
         if tally.without_candidates:
-            notes.append(f"{tally.without_candidates:,} queries found no passage; their answer is empty.")
+            notes.append(f"{counted(tally.without_candidates, 'query')} found no passage and got an empty answer.")
         first = () if target.stream is not None else first_answers(asked, target.path)
         if report is not None:
             write_report(
@@ -361,9 +362,9 @@ def _check_outputs(
 def _provenance_notes(asked: QueryFile, missing: int) -> list[str]:
     notes = []
     if asked.without_provenance:
-        notes.append(f"{asked.without_provenance:,} records have no provenance; their answer is empty.")
+        notes.append(f"{counted(asked.without_provenance, 'record')} without provenance, answered emptily.")
     if missing:
-        notes.append(f"{missing:,} records have provenance that the memory lacks; they are answered without it.")
+        notes.append(f"{counted(missing, 'record')} with provenance that the memory lacks, answered without it.")
     return notes
 
 

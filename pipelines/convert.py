@@ -25,6 +25,7 @@ from ..encoders.weights import Tensors, in_memory
 from ..reader.config import ReaderConfig
 from ..reader.model import Reader
 from ..storage.paths import local_path
+from ..wording import counted
 from .defaults import DEFAULT_WINDOW
 
 HUB_PREFIX = "hf:"
@@ -48,12 +49,12 @@ class ConvertResult:
     def lines(self) -> list[str]:
         """A few lines for people: the split, and where rounding moved it."""
         config, total = self.config, self.config.encoder.num_layers
-        decoder = f"{config.decoder['num_layers']} decoder layers" if config.decoder else "no decoder"
+        decoder = counted(config.decoder["num_layers"], "decoder layer") if config.decoder else "no decoder"
         lines = [
             f"{self.output}: nothing to do, it holds {config.source} converted so already"
             if self.nothing_to_do
             else f"{self.output}: {config.source}",
-            f"{total} encoder layers: {config.memory_layers} memory, {config.live_a_layers} live A, "
+            f"{counted(total, 'encoder layer')}: {config.memory_layers} memory, {config.live_a_layers} live A, "
             f"{config.live_b_layers} live B; {decoder}; {self.parameters:,} parameters, {self.bytes_written:,} bytes",
         ]
         for symbol, asked, given in (

@@ -40,6 +40,7 @@ from ..storage.passage import SHARD_ROWS
 from ..storage.segment_layout import SEGMENTS
 from ..storage.segment_writer import SealedSegment, SegmentWriter
 from ..storage.stores import Place, open_store
+from ..wording import counted
 from .corpus.rejects import reject_file, reject_place
 
 
@@ -148,7 +149,7 @@ class Job:
         found = self.ledger.read_plan()
         if found is not None:
             done = self.ledger.progress().rows
-            self.progress.say(f"resuming job {self.name}: {done:,} of {found['rows']:,} passages done")
+            self.progress.say(f"resuming job {self.name}: {done:,} of {counted(found['rows'], 'passage')} done")
             return found
         try:
             self.segment.discard()  # of a plan that was interrupted, or of a job whose ledger is gone

@@ -49,6 +49,7 @@ from ..storage.files import make_directories, sha256_file
 from ..storage.locks import held
 from ..storage.memory import Memory
 from ..storage.paths import local_path
+from ..wording import counted
 from .answer import answer_file
 from .answering.quality import AnswerQuality
 from .encoding.encoding_job import Encoding
@@ -319,7 +320,8 @@ def _examples(
         counts[task.name] = count
         progress.at(len(tasks))
         progress.say(
-            f"{task.name}: {count.used:,} of {count.questions:,} questions to train on, {count.irrelevant:,} irrelevant"
+            f"{task.name}: {count.used:,} of {counted(count.questions, 'question')} to train on, "
+            f"{count.irrelevant:,} irrelevant"
         )
     progress.done()
     return tasks, counts

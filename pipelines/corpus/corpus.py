@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ... import InputError, UsageError
+from ...wording import counted
 from .article import Article, Record
 from .content_identity import content_identities
 from .detect import recognise
@@ -145,13 +146,13 @@ class Corpus:
             groups.setdefault((part.format_name, part.layout.describe()), []).append(part)
         lines = []
         for (format_name, fields), parts in groups.items():
-            files = parts[0].name if len(parts) == 1 else f"{len(parts):,} files ({parts[0].name} …)"
+            files = parts[0].name if len(parts) == 1 else f"{counted(len(parts), 'file')} ({parts[0].name} …)"
             lines.append(f"{format_name}: {files}" + (f": {fields}" if fields else ""))
         reasons: dict[str, list[str]] = {}
         for skipped in self.skipped:
             reasons.setdefault(skipped.reason, []).append(skipped.name)
         for reason, names in reasons.items():
-            files = names[0] if len(names) == 1 else f"{len(names):,} files ({names[0]} …)"
+            files = names[0] if len(names) == 1 else f"{counted(len(names), 'file')} ({names[0]} …)"
             lines.append(f"skipped: {files}: {reason}")
         return lines
 

@@ -33,6 +33,7 @@ from ...storage.verify import (
     VerifyReport,
     verify,
 )
+from ...wording import counted
 from .repair_catalog import repair_catalog_files
 from .repair_report import RepairResult, explained
 from .repair_shards import repair_shards
@@ -87,7 +88,7 @@ def _refuse_read_only(store: Store, report: VerifyReport) -> None:
     """StorageError where nothing can be repaired, since nothing can be written."""
     if not store.is_writable():
         others = len(report.damages) - 1
-        more = f" and {others} other damaged file{'s' if others > 1 else ''}" if others else ""
+        more = f" and {counted(others, 'other damaged file')}" if others else ""
         raise StorageError(
             f"{store.location}: the memory is read-only, so {report.damages[0].path}{more} cannot be repaired in it; "
             "repair a copy that can be written"

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from ... import InputError, UsageError
 from ...storage.inputs import STDIN, InputFile, open_bytes, plain_file
 from ...storage.paths import local_path
+from ...wording import counted
 from . import metrics
 from .kilt import MAX_REPORTED_PROBLEMS, Output, Record, gold_answers, read_gold, read_guess
 from .queries import open_queries
@@ -237,15 +238,17 @@ def _pair_records(
     if extra := guesses.keys() - {record.id for record in gold}:
         ids = _listed(sorted(extra))
         warnings.append(
-            f"{guess.name}: {len(extra)} predictions for ids that {gold_name} does not have: {ids}; ignored"
+            f"{guess.name}: {counted(len(extra), 'prediction')} for ids that {gold_name} does not have: {ids}; ignored"
         )
     if silent := sum(guesses[record.id].answer is None for record in gold):
-        warnings.append(f"{guess.name}: {silent} predictions have pages but no answer; their answer metrics are 0")
+        warnings.append(
+            f"{guess.name}: {counted(silent, 'prediction')} with pages but no answer; answer metrics 0 there"
+        )
     if unanswered := sum(not gold_answers(record.outputs) for record in gold):
-        warnings.append(f"{gold_name}: {unanswered} records have no answer; their answer metrics are 0")
+        warnings.append(f"{gold_name}: {counted(unanswered, 'record')} without an answer; answer metrics 0 there")
     if unsupported := sum(not any(output.provenance for output in record.outputs) for record in gold):
         warnings.append(
-            f"{gold_name}: {unsupported} records have no provenance; their retrieval and KILT metrics are 0"
+            f"{gold_name}: {counted(unsupported, 'record')} without provenance; retrieval and KILT metrics 0 there"
         )
     return [(record, guesses[record.id]) for record in gold]
 

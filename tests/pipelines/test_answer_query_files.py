@@ -254,7 +254,7 @@ def test_a_record_without_provenance_is_answered_emptily_and_counted(
     )
     result = run(world, file, tmp_path / "out", candidates_from="provenance")
     assert (result.without_provenance, result.without_candidates) == (2, 2)
-    assert any(note.startswith("2 records have no provenance") for note in result.notes)
+    assert any(note.startswith("2 records without provenance") for note in result.notes)
     first, second, third = predictions(tmp_path / "out")
     assert {each["wikipedia_id"] for each in first["output"][0]["provenance"]} == {str(page["wikipedia_id"])}
     assert "note" not in first

@@ -57,7 +57,7 @@ def test_an_empty_answer_scores_nothing_but_its_pages_count(tmp_path: Path) -> N
         gold=write(tmp_path / "gold", gold("a", answer="")), guess=write(tmp_path / "guess", guess("a", " ", "1"))
     )
     assert (found.metrics["em"], found.metrics["Rprec"]) == (0, 1)
-    assert "1 records have no answer" in found.warnings[0]
+    assert "1 record without an answer" in found.warnings[0]
 
 
 def test_the_order_of_the_guesses_does_not_matter(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_missing_prediction_is_an_error_and_an_extra_one_a_warning(tmp_path: P
         score_files(gold=file, guess=write(tmp_path / "few", guess("a")))
     many = write(tmp_path / "many", guess("a"), guess("z"), guess(" b "))
     (warning,) = score_files(gold=file, guess=many).warnings
-    assert warning.startswith(f"{many}: 1 predictions")
+    assert warning.startswith(f"{many}: 1 prediction for")
     assert ": z" in warning
 
 
@@ -157,7 +157,7 @@ def test_kilts_own_retrieval_is_scored_by_its_pages_alone(tmp_path: Path) -> Non
     assert found.metrics["Rprec"] == 0.5
     assert found.metrics["recall@5"] == 1
     assert found.metrics["em"] == 0, "the gold answer copied into the file is no answer of the system's"
-    assert any("2 predictions have pages but no answer" in warning for warning in found.warnings)
+    assert any("2 predictions with pages but no answer" in warning for warning in found.warnings)
 
 
 def test_pages_of_several_outputs_count_in_their_order(tmp_path: Path) -> None:

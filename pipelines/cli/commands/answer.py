@@ -12,6 +12,7 @@ from ....reader.formats.query_layout import FORMATS
 from ....reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES, DEFAULT_SELECT, Precision
 from ....storage.outputs import is_stream
 from ....storage.printable import printable_line
+from ....wording import counted
 from ...engines import IN_PROCESS
 from ..printing import echo, print_json
 from ..tables import duration, grid, pairs
@@ -176,9 +177,9 @@ def answer(
 
 def _text(result: AnswerResult) -> str:
     if not result.answered:
-        return f"{result.output}: nothing to do, all {result.queries:,} queries were answered before"
+        return f"{result.output}: nothing to do, {counted(result.queries, 'query')} answered before"
     facts: dict[str, object] = {
-        "answered": f"{result.answered:,} of {result.queries:,} queries"
+        "answered": f"{result.answered:,} of {counted(result.queries, 'query')}"
         + (f" ({result.resumed:,} were there already)" if result.resumed else ""),
         "memory version": result.version,
         "time": f"{duration(result.seconds)}, {result.queries_per_second:,.2f} queries/s",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ....wording import counted
 from ...corpus.passages import DEFAULT_WORDS
 from ..printing import echo, print_json, shown_path
 from ..tables import duration, pairs, size
@@ -105,7 +106,7 @@ def summary(result: EncodeResult) -> str:
     for stage, seconds in result.seconds.items():
         rows[f"{stage} time"] = duration(seconds)
     if result.resumed:
-        rows["resumed"] = f"{result.resumed:,} passages were encoded before"
+        rows["resumed"] = f"{counted(result.resumed, 'passage')} encoded before"
     elif encoding := result.seconds.get("encode"):
         rows["encode rate"] = f"{plan.passages / encoding:,.0f} passages/s, {plan.tokens / encoding:,.0f} tokens/s"
     title = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ....wording import counted
 from ..printing import echo, print_json, shown_path
 from ..tables import duration, pairs, size
 from ..terminal import TerminalProgress
@@ -156,17 +157,18 @@ def _counts(counts: RefreshCounts, kept: RefreshPlan | RefreshResult, rejects: s
         their = "its new record was rejected" if one else "their new records were rejected"
         see = f" (see {rejects})" if rejects is not None else ""
         rows["kept"] = (
-            f"{_articles(counts.articles_kept_rejected)}, because {their}{see}: "
+            f"{counted(counts.articles_kept_rejected, 'article')}, because {their}{see}: "
             f"{_named(kept.kept_rejected, counts.articles_kept_rejected)}"
         )
     if counts.articles_kept_absent:
         rows["kept, absent"] = (
-            f"{_articles(counts.articles_kept_absent)} that the sources do not hold, because {_unidentified(counts)} "
-            f"not tell whose they are: {_named(kept.kept_absent, counts.articles_kept_absent)}; mend the records, or "
-            "remove the articles with --remove-absent"
+            f"{counted(counts.articles_kept_absent, 'article')} that the sources do not hold, because "
+            f"{_unidentified(counts)} not tell whose they are: "
+            f"{_named(kept.kept_absent, counts.articles_kept_absent)}; "
+            "mend the records, or remove the articles with --remove-absent"
         )
     if counts.articles_removed_empty:
-        rows["removed"] = f"{_articles(counts.articles_removed_empty)}, by an empty text"
+        rows["removed"] = f"{counted(counts.articles_removed_empty, 'article')}, by an empty text"
     rows |= {
         "passages": f"{counts.passages_added:,} added, {counts.passages_removed:,} removed, "
         f"{counts.passages_kept:,} kept ({counts.passages_moved:,} of them moved)",
@@ -175,17 +177,13 @@ def _counts(counts: RefreshCounts, kept: RefreshPlan | RefreshResult, rejects: s
     if counts.records_superseded:
         rows["superseded records"] = f"{counts.records_superseded:,}, by a later record of the same article"
     if counts.deleted_unknown:
-        rows["unknown deletions"] = f"{counts.deleted_unknown:,} ids to delete are not in the memory"
+        rows["unknown deletions"] = f"{counted(counts.deleted_unknown, 'id')} to delete, not in the memory"
     return rows
 
 
-def _articles(count: int) -> str:
-    return f"{count:,} article{'s' if count != 1 else ''}"
-
-
 def _unidentified(counts: RefreshCounts) -> str:
-    many = counts.records_unidentified != 1
-    return f"{counts.records_unidentified:,} rejected record{'s do' if many else ' does'}"
+    does = "does" if counts.records_unidentified == 1 else "do"
+    return f"{counted(counts.records_unidentified, 'rejected record')} {does}"
 
 
 def _named(ids: Sequence[str], count: int) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ....wording import counted
 from ..printing import echo, print_json, shown_path
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument, version_option
@@ -51,11 +52,11 @@ def _summary(result: RepairResult) -> str:
     if len(result.repaired) > _SHOWN:
         lines.append(f"  … and {len(result.repaired) - _SHOWN:,} more; --json lists all")
     if result.recoded:
-        lines.append(f"  {result.recoded:,} passages were encoded again")
+        lines.append(f"  {counted(result.recoded, 'passage')} encoded again")
     if result.new_version is not None:
         lines.append(f"  version {result.new_version} committed; readers of older versions still see the damage")
     if result.dropped:
         again = f"glimmer refresh SOURCE... --memory {shown_path(result.memory)}"
-        lines.append(f"  {len(result.dropped):,} passages were given up; `{again}` adds them again")
+        lines.append(f"  {counted(len(result.dropped), 'passage')} given up; `{again}` adds them again")
     lines += [f"still {damage}" for damage in result.remaining[:_SHOWN]]
     return "\n".join(lines)

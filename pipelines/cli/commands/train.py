@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ....wording import counted
 from ..printing import echo, print_json, shown_path
 from ..tables import grid, pairs
 from ..terminal import TerminalProgress
@@ -52,7 +53,9 @@ def train(config: str, as_json: bool) -> None:
 
 def _text(result: TrainResult) -> str:
     if result.nothing_to_do:
-        return f"{shown_path(result.output)}: nothing to do, this run has taken its {result.steps:,} steps before"
+        return (
+            f"{shown_path(result.output)}: nothing to do, this run has taken its {counted(result.steps, 'step')} before"
+        )
     facts: dict[str, object] = {
         "steps": f"{result.steps:,}"
         + (f" ({result.resumed:,} were taken before)" if result.resumed else "")
