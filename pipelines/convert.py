@@ -92,8 +92,13 @@ def convert(
         dtype: how matrices are stored.
         allow_empty_live: accept α = 0, or a live part that rounding leaves without layers.
 
-    ModelError when the checkpoint is unsound or of an unsupported kind, UsageError when the request is, StorageError
-    when the output cannot be written. Nothing is left behind on failure.
+    Raises:
+        ModelError: the checkpoint is unsound or of an unsupported kind.
+        UsageError: the request cannot be met.
+        StorageError: the output cannot be written; nothing is left behind.
+
+    Example:
+        >>> glimmer.convert(source="t5-v1_1-base", output="t5-base").lines()  # doctest: +SKIP
     """
     live, rerank = _proportion("live", live_proportion), _proportion("re-rank", rerank_proportion)
     target = local_path(output)

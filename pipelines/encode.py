@@ -106,9 +106,18 @@ def encode(
         engine: where the Beam graph runs; None runs it in this process.
         progress: progress callback.
 
-    Raises InputError for sources that cannot be used, UsageError for a memory that holds something else already,
-    MismatchError for a memory of another encoder or other settings, ConflictError while another process runs the same
-    job, StorageError when the file system refuses. Nothing is committed then; what was encoded is kept for a next try.
+    Raises:
+        InputError: sources that cannot be used.
+        UsageError: the memory holds something else already.
+        MismatchError: a memory of another encoder or other settings.
+        ConflictError: another process runs the same job.
+        StorageError: the file system refuses.
+
+    Nothing is committed then; what was encoded is kept for a next try.
+
+    Example:
+        >>> glimmer.encode(sources=["corpus.jsonl"], memory="wiki.memory", model="sample").version
+        1
     """
     progress = progress or Quiet()
     store = open_store(memory)

@@ -39,6 +39,6 @@ def evaluate(
 
     Example:
         >>> glimmer.evaluate(gold="questions.jsonl", predictions="predictions.jsonl").metrics["em"]
-        0.577
+        0.5
     """
     return score_files(gold=gold, guess=predictions, ranks=ranks, format=format, fields=fields, stdin=stdin)

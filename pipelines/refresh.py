@@ -154,11 +154,19 @@ def refresh(
         engine: where the Beam graph runs; None runs it in this process.
         progress: progress callback.
 
-    Raises UsageError where there is no memory, InputError for sources that cannot be used and for a refresh that would
-    remove too many articles, MismatchError for a model whose memory encoder is another, ConflictError when another job
-    changed the memory first or runs this one (run it again then), DamageError for a memory that is not whole,
-    StorageError when the file system refuses. The newest version stays what it was then; what was encoded is kept for a
-    next try, except after a conflict.
+    Raises:
+        UsageError: there is no memory.
+        InputError: sources that cannot be used, or a refresh that would remove too many articles.
+        MismatchError: the model's memory encoder is another.
+        ConflictError: another job changed the memory first or runs this one; run it again then.
+        DamageError: the memory is not whole.
+        StorageError: the file system refuses.
+
+    The newest version stays what it was then; what was encoded is kept for a next try, except after a conflict.
+
+    Example:
+        >>> glimmer.refresh(sources=["changed.jsonl"], memory="wiki.memory").counts.articles_changed
+        1
     """
     progress = progress or Quiet()
     inputs = RefreshInputs.open(
@@ -223,8 +231,12 @@ def refresh_dry_run(
         sources, memory, model, format, fields, mixed, strict, partial, deleted, max_removed, remove_absent, progress:
             as `refresh` takes them.
 
-    Raises as `refresh` does, but for the refusal to remove so many articles, which is in the result: UsageError,
-    InputError, MismatchError, DamageError, StorageError.
+    Raises:
+        GlimmerError: as `refresh` does, but for the refusal to remove so many articles, which is in the result.
+
+    Example:
+        >>> glimmer.refresh_dry_run(sources=["changed.jsonl"], memory="wiki.memory").counts.articles_changed
+        1
     """
     inputs = RefreshInputs.open(
         sources=sources,

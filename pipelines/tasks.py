@@ -79,7 +79,13 @@ def make_tasks(
         seed: the same seed and content give the same files.
         progress: progress callback.
 
-    Raises UsageError for an output in use, StorageError where nothing can be written, and what opening a memory raises.
+    Raises:
+        UsageError: an output in use, or no such memory or version.
+        StorageError: nothing can be written.
+
+    Example:
+        >>> sorted(glimmer.make_tasks(memory="wiki.memory", output="tasks").files)
+        ['claim', 'cloze', 'copy', 'description', 'fact', 'slot', 'title']
     """
     progress = progress or Quiet()
     if per_passage < 1:

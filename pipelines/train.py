@@ -65,10 +65,18 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
         config: the whole run; see `TrainConfig`.
         progress: progress callback.
 
-    Raises, before any step: UsageError for settings that contradict each other or an output that exists, InputError for
-    malformed task files, ModelError for a model that cannot be trained, MismatchError for a memory of another encoder
-    or checkpoints of other settings, ConflictError where another process trains in the same run directory. Later:
-    UsageError where training diverges, StorageError where nothing can be written; the same command then resumes.
+    Raises, before any step:
+        UsageError: settings that contradict each other, or an output that exists.
+        InputError: malformed task files.
+        ModelError: a model that cannot be trained.
+        MismatchError: a memory of another encoder, or checkpoints of other settings.
+        ConflictError: another process trains in the same run directory.
+
+    Later a UsageError says that training diverges, a StorageError that nothing can be written; the same command then
+    resumes.
+
+    Example:
+        >>> glimmer.train(config=glimmer.TrainConfig.from_toml("train.toml")).best  # doctest: +SKIP
     """
     progress = progress or Quiet()
     enable_compilation_cache()

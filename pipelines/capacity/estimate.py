@@ -266,6 +266,11 @@ def estimate(
     Raises:
         UsageError: a number out of range.
         ModelError: the model directory is not a model that can answer.
+
+    Example:
+        >>> costs = glimmer.estimate(model="t5-base", passages=32_000_000, passage_tokens=130, code_bytes=772)
+        >>> f"{costs.offline.bytes / 1e12:.1f} TB"
+        '3.3 TB'
     """
     _check(
         {"passages": passages, "passage_tokens": passage_tokens, "code_bytes": code_bytes, "peak_flops": peak_flops},

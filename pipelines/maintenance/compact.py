@@ -93,9 +93,17 @@ def compact(
         index: build the new version's first-stage index; None builds it if the base version has one.
         progress: progress callback.
 
-    Raises UsageError where there is no memory, DamageError for a shard that is not what was written (nothing damaged
-    is ever copied), ConflictError when another job changed the memory first or runs this one, StorageError when the
-    file system refuses. The newest version stays what it was then.
+    Raises:
+        UsageError: there is no memory.
+        DamageError: a shard is not what was written; nothing damaged is ever copied.
+        ConflictError: another job changed the memory first or runs this one.
+        StorageError: the file system refuses.
+
+    The newest version stays what it was then.
+
+    Example:
+        >>> glimmer.compact(memory="wiki.memory", dead_share=0.9).nothing_to_do
+        True
     """
     if not 0 <= dead_share < 1:
         raise UsageError(f"dead_share must be at least 0 and less than 1, not {dead_share}")

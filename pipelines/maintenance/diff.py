@@ -78,7 +78,14 @@ def diff(
         examples: how many articles to name.
         progress: progress callback.
 
-    Raises UsageError for a version that does not exist, DamageError where one cannot be read.
+    Raises:
+        UsageError: a version does not exist.
+        DamageError: one cannot be read.
+
+    Example:
+        >>> difference = glimmer.diff(memory="wiki.memory", old=1, new=2)
+        >>> [(article.title, article.change) for article in difference.examples]
+        [('Hamlet', 'changed')]
     """
     return compare(Memory.open(memory, old), Memory.open(memory, new), examples=examples, progress=progress)
 

@@ -47,7 +47,7 @@ def export(
 
     Example:
         >>> glimmer.export(memory="wiki.memory", output="passages.jsonl").passages
-        10760
+        7
     """
     progress = progress or Quiet()
     opened = Memory.open(memory, version)

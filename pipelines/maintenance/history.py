@@ -43,7 +43,20 @@ class VersionEntry:
 
 
 def history(*, memory: Place) -> list[VersionEntry]:
-    """The versions of a memory, newest first. Raises UsageError where there is no memory, DamageError, StorageError."""
+    """The versions of a memory, newest first.
+
+    Args:
+        memory: the memory's directory.
+
+    Raises:
+        UsageError: there is no memory.
+        DamageError: its catalog is not what was written.
+        StorageError: the file system refuses.
+
+    Example:
+        >>> [(entry.version, entry.operation) for entry in glimmer.history(memory="wiki.memory")]
+        [(2, 'refresh'), (1, 'encode'), (0, 'create')]
+    """
     catalog = Catalog(memory)
     manifests = catalog.history()
     gone = vacuumed(catalog.store, manifests, manifests[0])

@@ -57,9 +57,17 @@ def repair(
         drop: give up passages whose text is lost, in a new version; `glimmer refresh` then adds them again.
         progress: progress callback.
 
-    Raises UsageError where there is no such memory, version or model, MismatchError for a model with another encoder,
-    ConflictError when another job changes the memory meanwhile, StorageError when the file system refuses. Damage that
-    stays is in the result, never an error.
+    Raises:
+        UsageError: there is no such memory, version or model.
+        MismatchError: a model with another encoder.
+        ConflictError: another job changes the memory meanwhile.
+        StorageError: the file system refuses.
+
+    Damage that stays is in the result, never an error.
+
+    Example:
+        >>> glimmer.repair(memory="wiki.memory").sound
+        True
     """
     store = open_store(memory)
     result = RepairResult(memory=store.location)

@@ -93,10 +93,18 @@ def vacuum(
         dry_run: only say what would be deleted; writes nothing.
         progress: progress callback, in files and directories deleted.
 
-    Rollback to, and opening of, a version that lost a file is a UsageError that says so afterwards. Raises UsageError
-    where there is no memory, DamageError for a damaged catalog or for a link in place of one of the memory's
-    directories (nothing is deleted then), ConflictError while a commit is under way, StorageError when the file system
-    refuses. Killed at any moment, it is simply run again.
+    Raises:
+        UsageError: there is no memory.
+        DamageError: a damaged catalog, or a link in place of one of the memory's directories; nothing is deleted then.
+        ConflictError: a commit is under way.
+        StorageError: the file system refuses.
+
+    Rollback to, and opening of, a version that lost a file is a UsageError that says so afterwards. Killed at any
+    moment, it is simply run again.
+
+    Example:
+        >>> glimmer.vacuum(memory="wiki.memory", dry_run=True).paths
+        ()
     """
     if keep_versions < 1 or older_than < datetime.timedelta(0):
         raise UsageError("a vacuum keeps at least one version, and its threshold cannot be negative")

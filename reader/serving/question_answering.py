@@ -59,7 +59,7 @@ class Answer:
         >>> answer.text, answer.page.title
         ('Gustave Eiffel', 'Eiffel Tower')
         >>> print(answer.quote)
-        It is named after the engineer **Gustave Eiffel**, whose company designed and built the tower …
+        It is named after **Gustave Eiffel**, whose company designed and built the tower from 1887 to 1889.
     """
 
     question: str
@@ -204,7 +204,7 @@ class Reader:
 
         Example:
             >>> reader.answer(["who wrote hamlet", "who painted guernica"], select=5)
-            [Answer('William Shakespeare', …), Answer('Pablo Picasso', …)]
+            [Answer('William Shakespeare', ...), Answer('Pablo Picasso', ...)]
             >>> reader.answer("who wrote hamlet", passages=memory.search("hamlet", k=3)).text
             'William Shakespeare'
         """
@@ -306,7 +306,7 @@ def open_reader(
         >>> memory = glimmer.open_memory("wiki.memory")
         >>> reader = glimmer.open_reader("sample", memory)
         >>> reader
-        <glimmer.Reader 'sample' over <glimmer.Memory 'wiki.memory', version 1: 10,760 passages, …>>
+        <glimmer.Reader 'sample...' over <glimmer.Memory '...wiki.memory', version 1: 7 passages, ...>>
     """
     progress = progress or Quiet()
     opened = memory if isinstance(memory, Memory) else open_memory(memory, progress=progress)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -19,20 +20,8 @@ from random import Random
 from time import monotonic
 from typing import Any
 
-from glimmer.encoders.model_directory import save_model
-from glimmer.encoders.models import load_model
-from glimmer.pipelines.answer import answer_file
-from glimmer.pipelines.answering.quality import AnswerQuality
-from glimmer.pipelines.capacity.costs import stage_costs
-from glimmer.pipelines.cli.terminal import TerminalProgress
-from glimmer.pipelines.convert import convert
-from glimmer.pipelines.encode import encode
-from glimmer.pipelines.train import train
-from glimmer.reader.config import ReaderConfig
-from glimmer.reader.formats.queries import open_queries
-from glimmer.reader.training.settings import TrainConfig
-from glimmer.storage.catalog import Catalog
-from glimmer.storage.memory import Memory
+import glimmer
+from glimmer import TerminalProgress, TrainConfig
 
 QUESTION_TOKENS, PASSAGE_TOKENS, ANSWER_TOKENS = 12, 97, 5  # means over the dev questions and this memory
 INGREDIENT_SHAPE = (20, 5)
@@ -107,31 +96,29 @@ def prepare(source: str) -> None:
     """FiD's split of MiniLM, the memory of embeddings that it reads, and the cloze questions."""
     Path("compare").mkdir(exist_ok=True)
     if not Path("base-fid").exists():
-        convert(source="minilm", output="base-fid", live_proportion="1", rerank_proportion="0")
+        glimmer.convert(source="minilm", output="base-fid", live_proportion="1", rerank_proportion="0")
     if not Path("compare/cloze.jsonl").exists():
         lines = Path("tasks/cloze.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         Path("compare/cloze.jsonl").write_text("".join(Random(0).sample(lines, CLOZE)), encoding="utf-8")
-    if not (Catalog(Path("embeddings.memory")).exists and Memory.open(Path("embeddings.memory")).version):
-        with TerminalProgress() as progress:
-            encode(sources=[source], memory="embeddings.memory", model="base-fid", progress=progress)
+    with TerminalProgress() as progress:  # nothing to do where the memory is made
+        glimmer.encode(sources=[source], memory="embeddings.memory", model="base-fid", progress=progress)
 
 
 def as_lumen(source: str, target: str) -> None:
     """The same weights, all live layers after the choice of passages, and no re-ranker."""
-    model = load_model(source)
+    model = glimmer.load_model(source)
     config = model.config
     split = replace(config, live_a_layers=0, live_b_layers=config.live_a_layers + config.live_b_layers, reranker=None)
     tensors = {name: model.tensors[name] for name in model.tensors if not name.startswith("reranker.")}
-    tokenizer = config.tokenizer.file
-    save_model(target, split, tensors, {tokenizer: model.path / tokenizer}, "A reading stage, split as LUMEN.\n")
+    tokenizer = {config.tokenizer.file: model.path / config.tokenizer.file}
+    glimmer.save_model(target, split, tensors, tokenizer, "A reading stage, split as LUMEN.\n")
 
 
 def measured(config: TrainConfig, shape: tuple[int, int], questions: str) -> dict[str, float]:
     """Exact match and the rest at (m, k), with the query's cost and the answer job's speed."""
     candidates, select = shape
-    model = ReaderConfig.from_model(load_model(config.output).config)
     out = Path("compare/predictions.jsonl")
-    result = answer_file(
+    result = glimmer.answer_file(
         queries=questions,
         memory=config.memory,
         model=config.output,
@@ -143,16 +130,42 @@ def measured(config: TrainConfig, shape: tuple[int, int], questions: str) -> dic
         candidates_from="retrieval",
         restart=True,
     )
-    scores = AnswerQuality(Memory.open(Path(config.memory)), open_queries(questions))(out)
-    costs = stage_costs(
-        model,
-        question_tokens=QUESTION_TOKENS,
+    costs = glimmer.estimate(
+        model=config.output,
+        passages=1,  # of one query's cost alone
         passage_tokens=PASSAGE_TOKENS,
+        code_bytes=1,
         candidates=candidates,
         selected=select,
+        question_tokens=QUESTION_TOKENS,
         answer_tokens=ANSWER_TOKENS,
     )
-    return {**scores.to_json(), "gflop": 2 * costs.total / 1e9, "queries_per_second": result.queries_per_second}
+    scores = quality(glimmer.open_memory(config.memory), Path(questions), out)
+    return {**scores, "gflop": costs.online[-1].flops / 1e9, "queries_per_second": result.queries_per_second}
+
+
+def quality(memory: glimmer.Memory, questions: Path, predictions: Path) -> dict[str, float]:
+    """Exact match, F1, and how often the first passage is gold: BM25's first, and the first that the decoder read."""
+    metrics = glimmer.evaluate(gold=questions, predictions=predictions).metrics
+    records = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
+    guesses = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+    found = memory.search([record["input"] for record in records], k=1)
+    read = [memory.passages([page["passage_id"] for page in guess["output"][0]["provenance"][:1]]) for guess in guesses]
+    before = sum(map(is_gold, found, records)) / len(records)
+    after = sum(map(is_gold, read, records)) / len(records)
+    return {"em": metrics["em"], "f1": metrics["f1"], "recall1_before": before, "recall1_after": after}
+
+
+def is_gold(passages: Sequence[glimmer.Passage], record: dict[str, Any]) -> bool:
+    """Whether the first of `passages` lies in a place that the record's provenance names."""
+    places = [place for output in record["output"] for place in output.get("provenance") or ()]
+    return any(
+        passage.article_id == place["wikipedia_id"]
+        and passage.start_paragraph_id <= place["end_paragraph_id"]
+        and passage.end_paragraph_id >= place["start_paragraph_id"]
+        for passage in passages[:1]
+        for place in places
+    )
 
 
 def plot(rows: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -232,7 +245,7 @@ def main(data: str, work: str, steps: int) -> None:
     for output, config in readings(steps).items():
         if not Path(output).exists():
             with TerminalProgress() as progress:
-                train(config=config, progress=progress)
+                glimmer.train(config=config, progress=progress)
     if not Path("compare/read-lumen").exists():
         as_lumen("compare/read", "compare/read-lumen")
     record = Path("compare/compare.json")
@@ -241,7 +254,7 @@ def main(data: str, work: str, steps: int) -> None:
         began = monotonic()
         if not Path(config.output).exists():
             with TerminalProgress() as progress:
-                train(config=config, progress=progress)
+                glimmer.train(config=config, progress=progress)
         for shape in SHAPES.get(name, [INGREDIENT_SHAPE]):
             own = found.setdefault(name, {})
             label = "{}/{}".format(*shape)

@@ -46,7 +46,8 @@ def test_a_public_name_says_what_it_is(name: str) -> None:
     text = inspect.getdoc(value)
     assert text
     if inspect.isfunction(value):
-        assert "Raises" in text or "Error" in text
+        assert "\nRaises" in text
+        assert "\nExample:\n    >>> " in text
         for parameter in inspect.signature(value).parameters:
             assert f"{parameter}:" in text or f"{parameter}," in text, parameter
 
