@@ -15,7 +15,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -74,6 +74,17 @@ def check_output(output: Place, option: str, others: Mapping[str, Place | None] 
         temporary.remove(probe)
     except OSError as error:
         raise _unwritable(output, option, error) from error
+
+
+def holds_already(output: Place, parts: Iterable[bytes]) -> bool:
+    """Whether `output` is a file that holds `parts`, one after another, and no more; reads up to what differs."""
+    if is_stream(output):
+        return False
+    try:
+        with _target(output).open("rb") as file:
+            return all(file.read(len(part)) == part for part in parts) and not file.read(1)
+    except OSError:  # not there, most of all; whatever else is wrong with it, writing tells
+        return False
 
 
 @contextlib.contextmanager

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from ...progress import Progress, Quiet
 from ...storage.memory import Memory
-from ...storage.outputs import check_output, writing
+from ...storage.outputs import check_output, holds_already, writing
 from ...storage.passage import Passage
 from ...storage.stores import Place
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What an export wrote: `passages` of version `version` of a memory, to `output`."""
+    """What an export wrote: `passages` of version `version` of a memory, to `output`.
+
+    `nothing_to_do`: the file held them already, to the byte.
+    """
 
     output: Path
     version: int
     passages: int
+    nothing_to_do: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able, for `--json`."""
+        return asdict(self) | {"output": str(self.output)}
 
 
 def export(
@@ -36,7 +45,8 @@ def export(
 
     Args:
         memory: the memory's directory.
-        output: a file, which appears when it is complete, or "-" for standard output.
+        output: a file, which appears when it is complete and is left alone if it is complete already; "-" is standard
+            output.
         version: which version; None is the newest.
         progress: called with the passages that were written.
 
@@ -54,6 +64,9 @@ def export(
     check_output(output, "--output", {"the memory": opened.location})
     progress.stage("export", total=opened.passages, unit="passages")
     written = 0
+    if holds_already(output, export_lines(opened)):
+        progress.done()
+        return ExportResult(output=Path(output), version=opened.version, passages=opened.passages, nothing_to_do=True)
     with writing(output) as out:
         for line in export_lines(opened):
             out.write(line)

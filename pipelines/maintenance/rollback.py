@@ -10,6 +10,7 @@ from ... import UsageError
 from ...progress import Progress
 from ...reader.serving.retrieval_index import index_new_version
 from ...storage.catalog import Catalog
+from ...storage.manifest import Manifest
 from ...storage.memory import Memory
 from ...storage.memory import rollback as commit_rollback
 from ...storage.stores import Place, open_store
@@ -25,6 +26,7 @@ class RollbackResult:
         memory, version, job: where, which new version, by which job.
         to: the version whose content it shows.
         passages, tokens: what it holds.
+        nothing_to_do: the newest version, which is `version` then, showed that content already.
     """
 
     memory: Path | str
@@ -33,6 +35,7 @@ class RollbackResult:
     passages: int
     tokens: int
     job: str
+    nothing_to_do: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able, for `--json`."""
@@ -49,7 +52,7 @@ def rollback(*, memory: Place, to: int, index: bool | None = None, progress: Pro
         progress: called while an index is built.
 
     Raises:
-        UsageError: the version does not exist, has been vacuumed, or is what the newest version shows anyway.
+        UsageError: the version does not exist, has been vacuumed, or is the newest.
         DamageError: version `to` is not whole.
         ConflictError: another job commits meanwhile.
 
@@ -62,8 +65,13 @@ def rollback(*, memory: Place, to: int, index: bool | None = None, progress: Pro
     current = catalog.manifest()
     target = catalog.manifest(to)
     if target.content_sha256 == current.content_sha256:
-        same = "is the newest version" if to == current.version else f"is what version {current.version} holds already"
-        raise UsageError(f"{directory}: version {to} {same}; `glimmer history {directory}` lists the others")
+        if to == current.version:
+            raise UsageError(
+                f"version {to} is the newest version",
+                where=directory,
+                remedy=f"`glimmer history {directory}` lists the others",
+            )
+        return _result(directory, current, to, nothing_to_do=True)
     there = set(store.names(PASSAGES))
     missing = [file.name for file in target.files if file.name not in there]
     if missing:
@@ -72,6 +80,10 @@ def rollback(*, memory: Place, to: int, index: bool | None = None, progress: Pro
     depends_on = {"to": target.content_sha256, "base": current.version, "content": current.content_sha256}
     manifest = commit_rollback(store, to=to, base=current.version, job=job_id("rollback", depends_on))
     index_new_version(store, manifest.version, before=[to, current.version], wanted=index, progress=progress)
+    return _result(directory, manifest, to, nothing_to_do=False)
+
+
+def _result(directory: Path | str, manifest: Manifest, to: int, *, nothing_to_do: bool) -> RollbackResult:
     return RollbackResult(
         memory=directory,
         version=manifest.version,
@@ -79,4 +91,5 @@ def rollback(*, memory: Place, to: int, index: bool | None = None, progress: Pro
         passages=manifest.passages,
         tokens=manifest.tokens,
         job=manifest.job,
+        nothing_to_do=nothing_to_do,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from ....storage.outputs import is_stream
-from ..printing import echo
+from ....wording import counted
+from ..printing import echo, print_json
 from ..terminal import TerminalProgress
-from .options import memory_argument, version_option
+from .options import json_option, memory_argument, version_option
 
 
 @click.command()
@@ -16,7 +17,8 @@ from .options import memory_argument, version_option
     "--output", required=True, type=click.Path(dir_okay=False, allow_dash=True), help="A file; - is standard output."
 )
 @version_option
-def export(memory: str, output: str, version: int | None) -> None:
+@json_option
+def export(memory: str, output: str, version: int | None, as_json: bool) -> None:
     """Write a memory's live passages as JSON lines.
 
     \b
@@ -27,4 +29,9 @@ def export(memory: str, output: str, version: int | None) -> None:
 
     with TerminalProgress() as progress:
         result = export_job(memory=memory, output=output, version=version, progress=progress)
-    echo(f"{output}: {result.passages:,} passages of version {result.version}", err=is_stream(output))
+    piped = is_stream(output)  # the passages themselves are on standard output then
+    if as_json:
+        print_json(result.to_json(), err=piped)
+        return
+    done = "nothing to do, it holds the " if result.nothing_to_do else ""
+    echo(f"{output}: {done}{counted(result.passages, 'passage')} of version {result.version}", err=piped)

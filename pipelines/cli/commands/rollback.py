@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ....wording import counted
 from ..printing import echo, print_json
 from ..terminal import TerminalProgress
 from .options import json_option, memory_argument
@@ -33,5 +34,7 @@ def rollback(memory: str, version: int, index: bool | None, as_json: bool) -> No
         result = rollback_job(memory=memory, to=version, index=index, progress=progress)
     if as_json:
         print_json(result.to_json() | {"memory": memory})
-    else:
-        echo(f"{memory}: version {result.version} holds what version {version} held: {result.passages:,} passages")
+        return
+    holds = f"version {result.version} holds what version {version} held"
+    done = "nothing to do, " if result.nothing_to_do else ""
+    echo(f"{memory}: {done}{holds}: {counted(result.passages, 'passage')}")

@@ -41,7 +41,7 @@ def test_every_command_has_help_with_an_example_and_its_line_of_the_overview(com
     assert "Example" in text
     assert COMMANDS[command][1].split()[0] in text
     for option in (
-        *(("--json",) if command not in ("demo", "export") else ()),
+        *(("--json",) if command != "demo" else ()),
         "-q, --quiet",
         "-v, --verbose",
         "--debug",

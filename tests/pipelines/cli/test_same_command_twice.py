@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -45,6 +46,7 @@ def contents(directory: Path) -> dict[Path, bytes]:
         "compact memory",
         "vacuum memory",
         "repair memory",
+        "export memory --output passages.jsonl",
         "tasks memory --output tasks",
         "answer questions.jsonl --memory memory --model model --output out.jsonl --candidates 4 --max-answer-tokens 3",
     ],
@@ -58,6 +60,28 @@ def test_the_second_run_has_nothing_to_do(command: str, home: Path, monkeypatch:
     assert second.exit_code == 0, second.output
     assert WORDS in second.stdout
     assert contents(home) == before
+
+
+def test_a_rollback_to_what_the_newest_version_shows_makes_no_other(kit: Any, tmp_path: Path) -> None:
+    memory = kit.memory(tmp_path / "m", 5, 2)
+    command = ["rollback", str(memory), "--version", "1"]
+    assert WORDS not in CliRunner().invoke(glimmer, command, catch_exceptions=False).stdout
+    again = CliRunner().invoke(glimmer, command, catch_exceptions=False)
+    assert (again.exit_code, again.stdout) == (
+        0,
+        f"{memory}: nothing to do, version 3 holds what version 1 held: 5 passages\n",
+    )
+
+
+def test_an_export_that_is_another_is_written_anew(kit: Any, tmp_path: Path) -> None:
+    memory, file = kit.memory(tmp_path / "m", 5), tmp_path / "passages.jsonl"
+    command = ["export", str(memory), "--output", str(file)]
+    CliRunner().invoke(glimmer, command, catch_exceptions=False)
+    whole = file.read_bytes()
+    for other in (whole[:-1], whole + b"x", b"", b"x" + whole[1:]):
+        file.write_bytes(other)
+        assert WORDS not in CliRunner().invoke(glimmer, command, catch_exceptions=False).stdout
+        assert file.read_bytes() == whole
 
 
 def test_a_conversion_that_is_there_is_left_alone_and_another_is_refused(t5_files: Path, tmp_path: Path) -> None:
