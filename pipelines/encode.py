@@ -29,6 +29,7 @@ from ..storage.manifest import Manifest
 from ..storage.memory import Memory
 from ..storage.stores import Place, Store, open_store
 from .corpus import Corpus
+from .corpus.listing import Sources, source_names
 from .corpus.passages import DEFAULT_WORDS
 from .corpus.plan import PlanSummary
 from .encoding.codec_fit import codec_tables
@@ -76,7 +77,7 @@ class EncodeResult:
 
 def encode(
     *,
-    sources: Sequence[str],
+    sources: Sources,
     memory: Place,
     model: str,
     codec: str = "int8",
@@ -92,7 +93,7 @@ def encode(
     """Encodes `sources` into a new memory, or resumes an interrupted job.
 
     Args:
-        sources: paths, directories, globs, fsspec URLs, `-` or `tfds:` names.
+        sources: one or several of: paths, directories, globs, fsspec URLs, `-`, `tfds:` names.
         memory: the directory to make.
         model: a model directory or a built-in name.
         codec: how token representations are stored, as `name` or `name:key=value,...`: `float32`, `bfloat16`, `int8`,
@@ -119,7 +120,7 @@ def encode(
         >>> glimmer.encode(sources=["corpus.jsonl"], memory="wiki.memory", model="sample").version
         1
     """
-    progress = progress or Quiet()
+    progress, sources = progress or Quiet(), source_names(sources)
     store = open_store(memory)
     loaded = load_model(model)
     stored_as = parse_codec(codec, loaded.config.encoder.d_model)

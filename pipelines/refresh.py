@@ -13,7 +13,7 @@ corpus twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ..storage.ledger import JOBS, Ledger
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory
 from ..storage.stores import Place
+from .corpus.listing import Sources
 from .corpus.plan import PlanSummary
 from .encoding.plan_stage import identify_sources
 from .engines import Engine
@@ -115,7 +116,7 @@ class RefreshResult:
 
 def refresh(
     *,
-    sources: Sequence[str],
+    sources: Sources,
     memory: Place,
     model: str | None = None,
     format: str | None = None,
@@ -135,8 +136,9 @@ def refresh(
     An article whose record is rejected stays as it is, if no other record of it can be used.
 
     Args:
-        sources: paths, directories, globs, fsspec URLs or `tfds:` names: the whole corpus as it is now, or, with
-            `partial`, only the articles that are new or changed; those replace what the memory has of them.
+        sources: one or several of: paths, directories, globs, fsspec URLs, `tfds:` names. They give the whole corpus
+            as it is now, or, with `partial`, only the articles that are new or changed; those replace what the memory
+            has of them.
         memory: the memory's directory.
         model: a model directory or a built-in name; None takes the one that memory.json names.
         format: the sources' format; None tells it from their content.
@@ -212,7 +214,7 @@ def refresh(
 
 def refresh_dry_run(
     *,
-    sources: Sequence[str],
+    sources: Sources,
     memory: Place,
     model: str | None = None,
     format: str | None = None,

@@ -7,7 +7,7 @@ shape that the corpus needs is run on this machine, and multiplied.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from ...progress import Progress, Quiet
 from ...storage.codecs import code_bytes, codec_with_zero_tables, fit_samples, new_codec, parse_codec
 from ...storage.identity import PassageSettings
 from ..corpus import Corpus
+from ..corpus.listing import Sources, source_names
 from ..corpus.passages import DEFAULT_WORDS
 from ..corpus.plan import PlanSummary
 from ..encoding.plan_stage import plan_corpus
@@ -63,7 +64,7 @@ class DryRun:
 
 def dry_run(
     *,
-    sources: Sequence[str],
+    sources: Sources,
     model: str,
     codec: str = "int8",
     format: str | None = None,
@@ -79,7 +80,7 @@ def dry_run(
     enable_compilation_cache()
     loaded = load_model(model)
     config = loaded.config
-    corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
+    corpus = Corpus(source_names(sources), format=format, fields=fields, mixed=mixed)
     settings = PassageSettings(words=passage_words, template=config.passage_template, window=config.window)
     summary = plan_corpus(corpus, model=loaded, settings=settings, strict=strict, progress=progress)
     spec = parse_codec(codec, config.encoder.d_model)

@@ -24,8 +24,16 @@ from .lines import read_lines as read_lines
 from .source_file import SourceFile, reading
 
 SAVED_STATE: Final = "state.json"  # of Hugging Face's save_to_disk
+Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""One source or several: paths, directories, globs, fsspec URLs, `-` or `tfds:` names."""
+
 _METADATA: Final = frozenset({"dataset_info", "dataset_dict", "readme", "license", "licence"})  # before the first dot
 _MOST_STATE_BYTES: Final = 1 << 26
+
+
+def source_names(sources: Sources) -> list[str]:
+    """The sources as a list of names; one string or path is one source."""
+    return [os.fspath(each) for each in ([sources] if isinstance(sources, str | os.PathLike) else sources)]
 
 
 @dataclass(frozen=True, slots=True)

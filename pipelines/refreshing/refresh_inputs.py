@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ...storage.inputs import STDIN
 from ...storage.memory import Memory
 from ...storage.stores import Place
 from ..corpus import Corpus
+from ..corpus.listing import Sources, source_names
 from ..encoding.encoding_job import Encoding
 from .deletions import DeletionList
 from .removals import MAX_REMOVED, check_limit
@@ -47,7 +48,7 @@ class RefreshInputs:
     def open(
         cls,
         *,
-        sources: Sequence[str],
+        sources: Sources,
         memory: Place,
         model: str | None = None,
         format: str | None = None,
@@ -65,9 +66,9 @@ class RefreshInputs:
             raise UsageError("a list of deleted articles goes with a partial feed: add --partial, or leave it out")
         if remove_absent and partial:
             raise UsageError("of a partial feed no article is absent: leave out --remove-absent, or --partial")
-        if not sources and deleted is None:
+        names = source_names(sources)
+        if not names and deleted is None:
             raise UsageError("no source given")
-        names = list(map(str, sources))
         if deleted is not None and str(deleted) == STDIN in names:
             raise UsageError("standard input (-) is named twice; name it once")
         corpus = Corpus(names, format=format, fields=fields, mixed=mixed, may_be_empty=partial)
