@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .pipelines.cli.program import main
+from glimmer.pipelines.cli.program import main
 
 if __name__ == "__main__":
     main()
