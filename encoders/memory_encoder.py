@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxlib.xla_client import Device
 
 from .. import InputError, UsageError
 from ..progress import busy
@@ -87,7 +88,7 @@ class MemoryEncoder:
         precision: str = "bfloat16",
         shapes: Sequence[tuple[int, int]] | None = None,
         transform: Transform | None = None,
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[Device] | None = None,
     ) -> None:
         if precision not in ("bfloat16", "float32"):
             raise UsageError(f"precision must be bfloat16 or float32, not {precision!r}")

@@ -138,7 +138,9 @@ def test_strict_stops_at_a_bad_record_and_not_at_an_empty_text(memory: Path) -> 
 # Nothing to do.
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"\n  \n\r\n", gzip.compress(b"", mtime=0), gzip.compress(b"\n", mtime=0)])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"\n  \n\r\n", gzip.compress(b"", mtime=0), gzip.compress(b"\n", mtime=0)]
+)
 def test_an_empty_feed_changes_nothing(content: bytes, memory: Path) -> None:
     feed = memory.parent / "feed.jsonl"
     feed.write_bytes(content)
