@@ -9,7 +9,8 @@ options passed through, and needs a file system that its workers share.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,11 +55,30 @@ def run_graph(build: Callable[[beam.Pipeline], None], engine: Engine) -> None:
                 f"runner {engine.runner!r} is not available: {error}; use --runner {IN_PROCESS} or a runner of Beam's"
             ) from error
     pipeline = beam.Pipeline(runner=runner, options=options)
-    build(pipeline)
+    with _labels_as_they_are():
+        build(pipeline)
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:
         raise _original(error) from error
+
+
+@contextmanager
+def _labels_as_they_are() -> Iterator[None]:
+    """Steps keep their labels in a notebook.
+
+    There Beam would put the cell's number before each, for which it imports its interactive runner and pandas, which
+    Glimmer does not need otherwise.
+    """
+    from apache_beam import pipeline
+
+    names = vars(pipeline)
+    alter = names["alter_label_if_ipython"]
+    names["alter_label_if_ipython"] = lambda transform, pvalueish: None
+    try:
+        yield
+    finally:
+        names["alter_label_if_ipython"] = alter
 
 
 def _original(error: BaseException) -> BaseException:
