@@ -47,7 +47,7 @@ def save_model(
         ModelError: a tensor holds NaN or an infinity.
         StorageError: writing fails; nothing is left behind.
 
-    Example:
+    Examples:
         >>> model = glimmer.load_model("sample")
         >>> tokenizer = {model.config.tokenizer.file: model.path / model.config.tokenizer.file}
         >>> copied = glimmer.save_model("copy", model.config, model.tensors, tokenizer, "A copy of the sample reader.")

@@ -141,7 +141,7 @@ def load_model(path_or_builtin: str | os.PathLike[str]) -> LoadedModel:
         ModelError: the directory is not a model; the message names the file and the key or tensor at fault.
         UsageError: nothing of that name exists.
 
-    Example:
+    Examples:
         >>> glimmer.load_model("sample").config.memory_layers
         3
     """

@@ -176,7 +176,7 @@ def answer_file(
 
     Whatever ends the job later, predictions written stay and the same command resumes after them.
 
-    Example:
+    Examples:
         >>> result = glimmer.answer_file(
         ...     queries="questions.jsonl", memory="wiki.memory", model="sample", output="predictions.jsonl"
         ... )

@@ -97,7 +97,7 @@ def convert(
         UsageError: the request cannot be met.
         StorageError: the output cannot be written; nothing is left behind.
 
-    Example:
+    Examples:
         >>> glimmer.convert(source="t5-v1_1-base", output="t5-base").lines()  # doctest: +SKIP
     """
     live, rerank = _proportion("live", live_proportion), _proportion("re-rank", rerank_proportion)

@@ -116,7 +116,7 @@ def encode(
 
     Nothing is committed then; what was encoded is kept for a next try.
 
-    Example:
+    Examples:
         >>> glimmer.encode(sources=["corpus.jsonl"], memory="wiki.memory", model="sample").version
         1
     """

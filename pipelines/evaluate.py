@@ -37,7 +37,7 @@ def evaluate(
         UsageError: the paths do not fit each other, or a rank is not positive.
         StorageError: a file cannot be read.
 
-    Example:
+    Examples:
         >>> glimmer.evaluate(gold="questions.jsonl", predictions="predictions.jsonl").metrics["em"]
         0.5
     """

@@ -166,7 +166,7 @@ def refresh(
 
     The newest version stays what it was then; what was encoded is kept for a next try, except after a conflict.
 
-    Example:
+    Examples:
         >>> glimmer.refresh(sources=["changed.jsonl"], memory="wiki.memory").counts.articles_changed
         1
     """
@@ -236,7 +236,7 @@ def refresh_dry_run(
     Raises:
         GlimmerError: as `refresh` does, but for the refusal to remove so many articles, which is in the result.
 
-    Example:
+    Examples:
         >>> glimmer.refresh_dry_run(sources=["changed.jsonl"], memory="wiki.memory").counts.articles_changed
         1
     """

@@ -83,7 +83,7 @@ def make_tasks(
         UsageError: an output in use, or no such memory or version.
         StorageError: nothing can be written.
 
-    Example:
+    Examples:
         >>> sorted(glimmer.make_tasks(memory="wiki.memory", output="tasks").files)
         ['claim', 'cloze', 'copy', 'description', 'fact', 'slot', 'title']
     """

@@ -75,7 +75,7 @@ def train(*, config: TrainConfig, progress: Progress | None = None) -> TrainResu
     Later a UsageError says that training diverges, a StorageError that nothing can be written; the same command then
     resumes.
 
-    Example:
+    Examples:
         >>> glimmer.train(config=glimmer.TrainConfig.from_toml("train.toml")).best  # doctest: +SKIP
     """
     progress = progress or Quiet()

@@ -267,7 +267,7 @@ def estimate(
         UsageError: a number out of range.
         ModelError: the model directory is not a model that can answer.
 
-    Example:
+    Examples:
         >>> costs = glimmer.estimate(model="t5-base", passages=32_000_000, passage_tokens=130, code_bytes=772)
         >>> f"{costs.offline.bytes / 1e12:.1f} TB"
         '3.3 TB'

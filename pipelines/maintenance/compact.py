@@ -101,7 +101,7 @@ def compact(
 
     The newest version stays what it was then.
 
-    Example:
+    Examples:
         >>> glimmer.compact(memory="wiki.memory", dead_share=0.9).nothing_to_do
         True
     """

@@ -82,7 +82,7 @@ def diff(
         UsageError: a version does not exist.
         DamageError: one cannot be read.
 
-    Example:
+    Examples:
         >>> difference = glimmer.diff(memory="wiki.memory", old=1, new=2)
         >>> [(article.title, article.change) for article in difference.examples]
         [('Hamlet', 'changed')]

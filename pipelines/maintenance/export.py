@@ -55,7 +55,7 @@ def export(
         StorageError: `output` cannot be written.
         DamageError: a passage's text is not what was stored.
 
-    Example:
+    Examples:
         >>> glimmer.export(memory="wiki.memory", output="passages.jsonl").passages
         7
     """

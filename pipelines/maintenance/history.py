@@ -53,7 +53,7 @@ def history(*, memory: Place) -> list[VersionEntry]:
         DamageError: its catalog is not what was written.
         StorageError: the file system refuses.
 
-    Example:
+    Examples:
         >>> [(entry.version, entry.operation) for entry in glimmer.history(memory="wiki.memory")]
         [(2, 'refresh'), (1, 'encode'), (0, 'create')]
     """

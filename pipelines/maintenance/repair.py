@@ -65,7 +65,7 @@ def repair(
 
     Damage that stays is in the result, never an error.
 
-    Example:
+    Examples:
         >>> glimmer.repair(memory="wiki.memory").sound
         True
     """

@@ -56,7 +56,7 @@ def rollback(*, memory: Place, to: int, index: bool | None = None, progress: Pro
         DamageError: version `to` is not whole.
         ConflictError: another job commits meanwhile.
 
-    Example:
+    Examples:
         >>> glimmer.rollback(memory="wiki.memory", to=1).version
         3
     """

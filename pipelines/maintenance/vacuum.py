@@ -102,7 +102,7 @@ def vacuum(
     Rollback to, and opening of, a version that lost a file is a UsageError that says so afterwards. Killed at any
     moment, it is simply run again.
 
-    Example:
+    Examples:
         >>> glimmer.vacuum(memory="wiki.memory", dry_run=True).paths
         ()
     """

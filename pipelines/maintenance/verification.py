@@ -23,7 +23,7 @@ def verify(*, memory: Place, version: int | None = None, progress: Progress | No
         UsageError: there is no memory or no such version, or it was vacuumed.
         StorageError: the file system refuses.
 
-    Example:
+    Examples:
         >>> glimmer.verify(memory="wiki.memory").sound
         True
     """

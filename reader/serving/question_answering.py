@@ -54,7 +54,7 @@ class Answer:
         quote: the sentence that holds the answer, with its passage; None where the answer stands in none of `passages`.
         note: what is remarkable (a question that was shortened), None for most.
 
-    Example:
+    Examples:
         >>> answer = reader.answer("who was the eiffel tower named after")
         >>> answer.text, answer.page.title
         ('Gustave Eiffel', 'Eiffel Tower')
@@ -101,7 +101,7 @@ class Reader:
     calls are answered one after another. It holds device memory until it is closed or forgotten; as a context manager
     it is closed at the block's end.
 
-    Example:
+    Examples:
         >>> with glimmer.open_reader("sample", "wiki.memory") as reader:
         ...     print(reader.answer("who painted the ceiling of the Sistine chapel"))
         Michelangelo
@@ -202,7 +202,7 @@ class Reader:
             MismatchError: grounded answers from a model whose decoder has a vocabulary of its own.
             DamageError: a passage is not what was written.
 
-        Example:
+        Examples:
             >>> reader.answer(["who wrote hamlet", "who painted guernica"], select=5)
             [Answer('William Shakespeare', ...), Answer('Pablo Picasso', ...)]
             >>> reader.answer("who wrote hamlet", passages=memory.search("hamlet", k=3)).text
@@ -302,7 +302,7 @@ def open_reader(
         ModelError: the model cannot answer.
         MismatchError: the memory was made by another encoder than the model's lower layers.
 
-    Example:
+    Examples:
         >>> memory = glimmer.open_memory("wiki.memory")
         >>> reader = glimmer.open_reader("sample", memory)
         >>> reader

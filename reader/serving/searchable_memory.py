@@ -37,7 +37,7 @@ class Memory(Mapping[str, Passage]):
     It goes on showing the version that it was opened at while jobs commit newer ones. Whatever it returns has passed
     its checksums; a damaged passage raises `DamageError`. Safe to use from several threads. `open_memory` makes one.
 
-    Example:
+    Examples:
         >>> memory = glimmer.open_memory("wiki.memory")
         >>> len(memory), memory.version
         (7, 1)
@@ -158,7 +158,7 @@ class Memory(Mapping[str, Passage]):
         Raises:
             UsageError: `k` is not positive, or the memory is empty.
 
-        Example:
+        Examples:
             >>> memory.search("who painted the ceiling of the Sistine chapel", k=1)
             [ScoredPassage('Sistine Chapel ceiling', 'The Sistine Chapel ceiling was ...', ..., score=11.55)]
         """
@@ -185,7 +185,7 @@ class Memory(Mapping[str, Passage]):
         Raises:
             PassageNotFoundError: this version has no such passage.
 
-        Example:
+        Examples:
             >>> memory.vectors(best).shape
             (50, 384)
         """
@@ -279,7 +279,7 @@ def open_memory(
         DamageError: something is not as it was committed; `glimmer.repair` mends it.
         MismatchError: a newer Glimmer wrote it.
 
-    Example:
+    Examples:
         >>> memory = glimmer.open_memory("wiki.memory")
         >>> memory
         <glimmer.Memory '...wiki.memory', version 1: 7 passages, ...>
