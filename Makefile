@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # Processes that share out the quick tests; each takes about 1.5 GB.
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow test-all lint types format bench clean
+.PHONY: help demo test test-slow test-all lint types format docs bench clean
 
 help:
 	@echo "make demo        encode 10,033 Wikipedia lead sections and answer questions from them (minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-all    both"
 	@echo "make lint        ruff and mypy (make types: mypy alone)"
 	@echo "make format      ruff's fixes and formatting"
+	@echo "make docs        the documentation as a site, in build/site"
 	@echo "make bench       ratios against PyTorch and pread (installs PyTorch in .venv-bench)"
 	@echo "make clean       remove what these targets made"
 
@@ -53,6 +54,10 @@ types: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Strictly: a broken link or an undocumented name fails. Nothing is fetched.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .venv-bench/.installed: benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
