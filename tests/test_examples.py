@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -43,6 +41,9 @@ def test_evaluate_a_file(tmp_path: Path) -> None:
 
 def test_the_notebook(tmp_path: Path) -> None:
     """Executed as Jupyter does, in a copy of the directory; the cell of five lines shows the answer."""
+    import nbclient
+    import nbformat
+
     place = shutil.copytree(EXAMPLES, tmp_path / "examples")
     notebook = nbformat.read(place / "first_answer.ipynb", as_version=4)
     for cell in notebook.cells:
