@@ -60,7 +60,7 @@ def test_sampled_device_seconds_stand_for_all_batches() -> None:
             wait.append(jnp.zeros(3))
     seconds = clock.seconds()
     assert list(seconds) == list(STAGES)
-    assert 8 * 0.005 <= seconds["live A"] < 8 * 0.05
+    assert 8 * 0.005 <= seconds["live A"] < 8 * 0.25
 
 
 @given(count=st.integers(1, 300), first=st.integers(0, 299), size=st.integers(1, 64))
