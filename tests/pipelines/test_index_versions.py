@@ -207,7 +207,7 @@ def test_commands_choose_and_show_the_language(memory: Path) -> None:
     assert shown("--language", "german")["language"] == "german"
     assert shown()["language"] == "german"
     printed = CliRunner().invoke(glimmer, ["index", str(memory)]).stdout
-    assert printed.endswith("bm25: 70 passages of version 2, german stemmer\n")
+    assert printed.endswith("whole: 70 passages of version 2, german stemmer\n")
     refused = CliRunner().invoke(glimmer, ["index", str(memory), "--language", "klingon"])
     assert refused.exit_code == 2
     assert "'klingon' is not one of" in refused.output
