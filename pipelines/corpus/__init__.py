@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .article import Article, Record
-from .corpus import FORMAT_NAMES as FORMATS
-from .corpus import Corpus
+from .corpus import Corpus, format_names
 from .rejects import Rejection
 
-__all__ = ["FORMATS", "Article", "Corpus", "Rejection", "read_articles", "source_identity"]
+__all__ = ["Article", "Corpus", "Rejection", "format_names", "read_articles", "source_identity"]
 
 
 def read_articles(

@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from ... import InputError, UsageError
 from ...wording import counted
@@ -18,7 +18,7 @@ from .article import Article, Record
 from .content_identity import content_identities
 from .detect import recognise
 from .fields import FieldNames
-from .formats import FORMATS, SourceFormat
+from .formats import SourceFormat, source_formats
 from .idset import IdSet
 from .listing import Listing, Skipped, list_files
 from .record_layout import Layout
@@ -27,8 +27,12 @@ from .sample import EmptyFileError
 from .source_file import SourceFile
 from .tfds import PREFIX, TFDS, is_dataset_directory, read_tfds, tfds_bytes, tfds_identity
 
-FORMAT_NAMES: Final = (*FORMATS, TFDS)
 Advance = Callable[[float], None]
+
+
+def format_names() -> tuple[str, ...]:
+    """What `format` may be, in the order in which a file is tried."""
+    return (*source_formats(), TFDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Corpus:
 
     Args:
         sources: local paths, globs, directories, fsspec URLs, `-`, or `tfds:` names.
-        format: one of FORMAT_NAMES, or None to tell it from each file's content.
+        format: one of `format_names()`, or None to tell it from each file's content.
         fields: role (`id`, `title`, `text`) -> the field that holds it; None takes the known names.
         mixed: files of one source may have different formats.
         may_be_empty: files with nothing in them are skipped wherever they are, and there may be no source at all.
@@ -76,8 +80,8 @@ class Corpus:
     _identity: list[dict[str, Any]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.format is not None and self.format not in FORMAT_NAMES:
-            raise UsageError(f"unknown format '{self.format}'; known: {', '.join(FORMAT_NAMES)}")
+        if self.format is not None and self.format not in format_names():
+            raise UsageError(f"unknown format '{self.format}'; known: {', '.join(format_names())}")
         self._names = FieldNames.of(self.fields)
         given = [os.fspath(source) for source in self.sources]
         if not given and not self.may_be_empty:

@@ -7,7 +7,7 @@ from typing import Final
 
 from ... import InputError
 from .fields import FieldNames
-from .formats import FORMATS, SourceFormat
+from .formats import SourceFormat, source_formats
 from .formats.tsv import is_header
 from .record_layout import Layout
 from .sample import Sample, take_sample
@@ -23,11 +23,12 @@ def recognise(file: SourceFile, names: FieldNames, format: str | None = None) ->
     """
     sample = take_sample(file, _wanted(names))
     if format is not None:
-        layout = FORMATS[format].sniff(sample, names, forced=True)
+        known = source_formats()[format]
+        layout = known.sniff(sample, names, forced=True)
         if layout is None:
             raise InputError(f"{file.name}: cannot be read as {format}: {_found(sample, names)}")
-        return FORMATS[format], layout
-    for known in FORMATS.values():
+        return known, layout
+    for known in source_formats().values():
         layout = known.sniff(sample, names)
         if layout is not None:
             return known, layout

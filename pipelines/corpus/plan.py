@@ -162,7 +162,7 @@ def plan(
         writer: gets shard 0, 1, …, each of 1,024 passages but the last; None counts only (a dry run).
         base: what is there already; only other passages are tokenised and written. None writes all.
         passage_words: words aimed at in a passage.
-        format: of sources given by name: one of `sources.FORMATS`, or None to tell it from content.
+        format: of sources given by name: one of `format_names()`, or None to tell it from content.
         strict: stop at the first record that cannot be used instead of setting it aside.
         may_be_empty: accept sources without a usable article, or no sources at all.
         rejects_path: JSON-lines file for records set aside; None counts them only.

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from ...corpus import FORMATS
+from ...corpus import format_names
 from ...corpus.fields import parse_fields
 
 Command = Callable[..., Any]
 
 _FORMAT = click.option(
-    "--format", "format_", type=click.Choice(FORMATS), help="Format of the sources.  [default: by content]"
+    "--format", "format_", type=click.Choice(format_names()), help="Format of the sources.  [default: by content]"
 )
 _FIELD = click.option(
     "--field",

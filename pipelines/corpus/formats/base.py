@@ -19,7 +19,7 @@ Skip = Callable[[str], None]
 
 
 class SourceFormat(Protocol):
-    """A format. To add one, write it in a file of its own here and name it in `FORMATS`."""
+    """A format. To add one, write it in a file of its own here that ends with `register_format`."""
 
     name: str
 

@@ -17,6 +17,7 @@ from ..rejects import RecordError, Rejection, snippet
 from ..sample import Sample
 from ..source_file import SourceFile
 from .base import Advance, Skip
+from .format_registry import register_format
 
 _FIELDS: Final = FieldNames(ids=("page_id", "_id"), titles=("title",), texts=("text",))
 OTHER_PAGES: Final = "pages outside the article namespace"
@@ -61,3 +62,6 @@ def _indexed(record: dict[str, Any] | Any) -> str | None:
     if len(record) != 1 or not isinstance(action, dict):
         return None
     return str(action.get("_id") or "")
+
+
+register_format(Cirrus(), order=20)

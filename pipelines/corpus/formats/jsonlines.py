@@ -12,6 +12,7 @@ from ..records import record_article, record_layout
 from ..sample import Sample
 from ..source_file import SourceFile
 from .base import Advance, Skip
+from .format_registry import register_format
 
 
 class JsonLines:
@@ -40,3 +41,6 @@ def read_json(file: SourceFile, layout: Layout, advance: Advance) -> Iterator[Re
         lambda line, place: record_article(parse_json(line), layout, place),
         lambda line: json_id(line, layout.names.ids),
     )
+
+
+register_format(JsonLines(), order=30)

@@ -14,6 +14,7 @@ from ..rejects import RecordError
 from ..sample import Sample
 from ..source_file import SourceFile
 from .base import Advance, Skip
+from .format_registry import register_format
 from .tsv import cells_of, is_header
 
 _DOCUMENT: Final = {"id": "column 1", "title": "column 3", "text": "column 4"}
@@ -71,3 +72,7 @@ def _document(line: bytes, place: str) -> Article:
             "wrong_columns", f"expected 4 tab-separated columns (docid, url, title, body), found {len(row)}"
         )
     return Article(clean_id(row[0], "docid"), clean_title(row[2]), text_paragraphs(row[3]), place)
+
+
+register_format(Documents(), order=90)
+register_format(Passages(), order=100)

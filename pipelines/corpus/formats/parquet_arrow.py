@@ -14,6 +14,7 @@ from ..sample import Sample
 from ..source_file import SourceFile, reading
 from ..table_files import read_table
 from .base import Advance, Skip
+from .format_registry import register_format
 
 
 class _Table:
@@ -58,3 +59,7 @@ def _article(row: Mapping[str, Any] | RecordError, layout: Layout, place: str) -
         record = {} if isinstance(row, RecordError) else row
         shown = str(dict(record)) if record else ""
         return Rejection(place, error.reason, error.detail, snippet(shown), known_id(record, layout.names.ids))
+
+
+register_format(Parquet(), order=40)
+register_format(Arrow(), order=50)

@@ -20,6 +20,7 @@ from ..rejects import RecordError, Rejection, snippet
 from ..sample import Sample
 from ..source_file import SourceFile
 from .base import Advance, Skip
+from .format_registry import register_format
 
 DPR_COLUMNS: Final = ("id", "text", "title")
 _DOCUMENT_NAMES: Final = frozenset({"body", "document", "content", "contents"})  # texts that nobody cut yet
@@ -117,3 +118,7 @@ def _article(row: Row, layout: Layout, place: str) -> Article:
         place,
         whole=layout.whole,
     )
+
+
+register_format(Dpr(), order=70)
+register_format(Tsv(), order=80)

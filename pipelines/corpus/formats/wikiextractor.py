@@ -20,6 +20,7 @@ from ..rejects import RecordError, Rejection, snippet
 from ..sample import Sample
 from ..source_file import SourceFile
 from .base import Advance, Skip
+from .format_registry import register_format
 
 _OPENING: Final = re.compile(rb'\s*<doc id="([^"]*)"(?: [a-z]+="[^"]*")* title="(.*)">\s*')
 _CLOSING: Final = b"</doc>"
@@ -94,3 +95,6 @@ def _known_id(opening: bytes) -> str:
 def html_text(text: str) -> str:
     """The text that WikiExtractor escaped."""
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+register_format(WikiExtractor(), order=60)

@@ -11,6 +11,7 @@ from ..sample import Sample
 from ..source_file import SourceFile, reading
 from ..table_files import container_of
 from .base import Advance, Skip
+from .format_registry import register_format
 from .jsonlines import JsonLines, read_json
 from .parquet_arrow import Arrow, Parquet, read_rows
 
@@ -30,3 +31,6 @@ class Wikipedia:
         with reading(file) as stream:
             container = container_of(stream.read(8))
         return read_rows(file, layout, container, advance) if container else read_json(file, layout, advance)
+
+
+register_format(Wikipedia(), order=110)
