@@ -73,7 +73,7 @@ class Catalog:
         if version is None:
             version = latest
         if not 0 <= version <= latest:
-            raise UsageError(f"{self.memory}: version {version} does not exist; the newest is {latest}")
+            raise UsageError(f"version {version} does not exist", where=self.memory, remedy=f"the newest is {latest}")
         manifest = self.read_manifest(version)
         with self.log.table(version) as table:
             self._check_delta(manifest, table)
@@ -88,7 +88,7 @@ class Catalog:
                 entry["commitInfo"] for line in content.splitlines() if "commitInfo" in (entry := json.loads(line))
             ]
             if len(infos) != 1:
-                raise DamageError(f"{path}: {len(infos)} commitInfo entries, expected one; {self._remedy}")
+                raise DamageError(f"{len(infos)} commitInfo entries, expected one", where=path, remedy=self._remedy)
             return Manifest.from_commit(infos[0], version)
 
     def history(self) -> list[Manifest]:
@@ -111,7 +111,7 @@ class Catalog:
                     found.append((self.log.key(version - 1), "its bytes are not those that the next version saw"))
                 previous = sha256_bytes(self.log.read(version))
             except DamageError as error:
-                found.append((self.log.key(version), str(error)))
+                found.append((self.log.key(version), error.what))
                 previous = None
         return found
 
@@ -208,7 +208,7 @@ class Catalog:
             current = self.manifest(base)
             unknown = set(remove) - {file.name for file in current.files}
             if unknown:
-                raise UsageError(f"{self.name}: version {base} has no live files {sorted(unknown)[:3]}")
+                raise UsageError(f"version {base} has no live files {sorted(unknown)[:3]}", where=self.name)
             written: list[CatalogFile] = []
             undo.callback(self._discard, written, base + 1)
             for file in write_catalog_files(self.store, add, max_rows=max_file_rows):
@@ -301,7 +301,7 @@ class Catalog:
             if self.read_manifest(version).job == job:
                 return self.manifest(version)
         if latest < base:
-            raise UsageError(f"{self.memory}: version {base} does not exist; the newest is {latest}")
+            raise UsageError(f"version {base} does not exist", where=self.memory, remedy=f"the newest is {latest}")
         other = self.read_manifest(latest)
         raise ConflictError(
             f"{self.memory}: job {other.job} ({other.operation}) made version {latest} while this job worked from "
@@ -326,7 +326,7 @@ class Catalog:
         live = sorted({segment for file in files for segment in file.segments})
         unknown = [segment for segment in live if segment not in entries]
         if unknown:
-            raise UsageError(f"{self.memory}: catalog rows point to segments {unknown[:3]} that were not given")
+            raise UsageError(f"catalog rows point to segments {unknown[:3]} that were not given", where=self.memory)
         return {segment: entries[segment] for segment in live}
 
     def _publish(self, manifest: Manifest, current: Manifest) -> bool:

@@ -142,11 +142,11 @@ def read_catalog_file(
         try:
             content = store.read(key, size=file.bytes)
         except FileNotFoundError:
-            raise DamageError(f"{path}: the catalog file is missing; {remedy}") from None
+            raise DamageError("the catalog file is missing", where=path, remedy=remedy) from None
         except DamageError as error:
             raise DamageError(f"{error}; {remedy}") from None
         if sha256_bytes(content) != file.sha256:
-            raise DamageError(f"{path}: the bytes are not those that were committed; {remedy}")
+            raise DamageError("the bytes are not those that were committed", where=path, remedy=remedy)
         with contextlib.closing(
             pq.ParquetFile(
                 pa.BufferReader(content),
@@ -166,11 +166,13 @@ def _check_footer(path: str, file: CatalogFile, parquet: pq.ParquetFile, remedy:
     footer, schema = parquet.metadata, parquet.schema_arrow
     plain = pa.schema([pa.field(f.name, _value_type(f.type), nullable=f.nullable) for f in schema])
     if footer.num_rows != file.rows or not plain.equals(CATALOG_SCHEMA):
-        raise DamageError(f"{path}: not a catalog file of this version; {remedy}")
+        raise DamageError("not a catalog file of this version", where=path, remedy=remedy)
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     bytes_ = sum(group.column(n).total_uncompressed_size for group in groups for n in range(len(CATALOG_SCHEMA)))
     if sum(group.num_rows for group in groups) != file.rows or bytes_ > largest_bytes(file.rows):
-        raise DamageError(f"{path}: {bytes_} bytes for {file.rows} rows is more than a catalog file has; {remedy}")
+        raise DamageError(
+            f"{bytes_} bytes for {file.rows} rows is more than a catalog file has", where=path, remedy=remedy
+        )
 
 
 def _value_type(type_: pa.DataType) -> pa.DataType:
@@ -185,7 +187,9 @@ def _plain(path: str, batch: pa.RecordBatch, remedy: str) -> pa.RecordBatch:
             lengths = pc.binary_length(column.dictionary).take(column.indices)
             total = pc.sum(lengths.cast(pa.int64())).as_py() or 0
             if total > largest_bytes(batch.num_rows):
-                raise DamageError(f"{path}: {total} bytes in {batch.num_rows} rows is more than there can be; {remedy}")
+                raise DamageError(
+                    f"{total} bytes in {batch.num_rows} rows is more than there can be", where=path, remedy=remedy
+                )
             column = column.dictionary_decode()
         columns.append(column)
     fields = [CATALOG_SCHEMA.field(name) for name in batch.schema.names]

@@ -55,10 +55,12 @@ class CatalogLog:
         versions = sorted(int(name[:-5]) for name in self.store.names(_KEY) if _ENTRY.fullmatch(name))
         where = self.store.location
         if not versions:
-            raise UsageError(f"{where}: no memory here; `glimmer encode … --memory {where}` makes one")
+            raise UsageError("no memory here", where=where, remedy=f"`glimmer encode … --memory {where}` makes one")
         if versions[-1] > len(versions) + _MOST_MISSING:
             entry = self.store.name(self.key(versions[-1]))
-            raise DamageError(f"{entry}: the log has {len(versions)} entries, so this is none of its; delete it")
+            raise DamageError(
+                f"the log has {len(versions)} entries, so this is none of its", where=entry, remedy="delete it"
+            )
         return versions[-1]
 
     def read(self, version: int) -> bytes:
@@ -69,21 +71,25 @@ class CatalogLog:
             try:
                 return self.store.read(key, most=MAX_ENTRY_BYTES)
             except FileNotFoundError:
-                raise DamageError(f"{path}: the log entry of version {version} is missing; {self._remedy}") from None
+                raise DamageError(
+                    f"the log entry of version {version} is missing", where=path, remedy=self._remedy
+                ) from None
 
     def check_files(self) -> None:
         """Raises DamageError for a file of the log that Delta must not read."""
         for entry in self.store.entries(_KEY):
             place = self.store.name(entry.key)
             if entry.name == "_last_checkpoint" or ".checkpoint." in entry.name or ".compacted." in entry.name:
-                raise DamageError(f"{place}: a memory's log has no checkpoints; delete it, then {self._remedy}")
+                raise DamageError(
+                    "a memory's log has no checkpoints", where=place, remedy=f"delete it, then {self._remedy}"
+                )
             if not entry.name.endswith(".json") or entry.name.startswith(("_", ".")):
                 continue  # what a writer left half-way; nobody reads it
             if entry.kind != "file":
-                raise DamageError(f"{place}: not a plain file; {self._remedy}")
+                raise DamageError("not a plain file", where=place, remedy=self._remedy)
             found = self.store.stat(entry.key) if entry.link else entry
             if found is not None and found.size > MAX_ENTRY_BYTES:
-                raise DamageError(f"{place}: larger than any log entry; {self._remedy}")
+                raise DamageError("larger than any log entry", where=place, remedy=self._remedy)
 
     @contextlib.contextmanager
     def table(self, version: int) -> Iterator[DeltaTable]:
@@ -96,7 +102,7 @@ class CatalogLog:
                     table = DeltaTable(uri, version=version, storage_options=options or None)
                 except TableNotFoundError:
                     name = self.store.name(PASSAGES)
-                    raise DamageError(f"{name}: the Delta log is damaged; {self._remedy}") from None
+                    raise DamageError("the Delta log is damaged", where=name, remedy=self._remedy) from None
             yield table
 
     def create(self, write: Callable[[str, dict[str, str]], None]) -> None:
@@ -113,7 +119,7 @@ class CatalogLog:
     def commit(self, version: int, write: Callable[[DeltaTable], None]) -> None:
         """Makes `version` by `write`, a commit of Delta Lake to the table before it, unless another is first."""
         name = self.store.name(PASSAGES)
-        refused = translated(name, lambda text: StorageError(f"{name}: commit failed: {text}"))
+        refused = translated(name, lambda text: StorageError(f"commit failed: {text}", where=name))
         with self.table(version - 1) as table, refused:
             try:
                 write(table)

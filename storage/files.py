@@ -112,7 +112,7 @@ def make_directories(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise storage_error(directory, error) or StorageError(f"{directory}: {one_line(error)}") from error
+        raise storage_error(directory, error) or StorageError(one_line(error), where=directory) from error
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None] | bytes) -> None:
@@ -151,11 +151,11 @@ def open_regular(path: Path) -> io.BufferedReader:
     A FIFO, a device (a link to `/dev/zero` has no end) or a directory is a DamageError at once; OSError as `open` does.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened, which can have effects on a device
-        raise DamageError(f"{path}: not a plain file; put back the file that was written")
+        raise DamageError("not a plain file", where=path, remedy="put back the file that was written")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise DamageError(f"{path}: not a plain file; put back the file that was written")
+        raise DamageError("not a plain file", where=path, remedy="put back the file that was written")
     return os.fdopen(descriptor, "rb")
 
 
@@ -168,12 +168,14 @@ def read_regular(path: Path, *, size: int | None = None, most: int | None = None
     with open_regular(path) as file:
         found = os.fstat(file.fileno()).st_size
         if size is not None and found != size:
-            raise DamageError(f"{path}: has {found} bytes, expected {size}; put back the file that was written")
+            raise DamageError(
+                f"has {found} bytes, expected {size}", where=path, remedy="put back the file that was written"
+            )
         if limit is not None and found > limit:
-            raise DamageError(f"{path}: has {found} bytes, more than such a file ever has ({limit})")
+            raise DamageError(f"has {found} bytes, more than such a file ever has ({limit})", where=path)
         content = file.read(found + 1)
     if len(content) != found:
-        raise DamageError(f"{path}: its size changes while it is read")
+        raise DamageError("its size changes while it is read", where=path)
     return content
 
 
@@ -190,7 +192,7 @@ def sha256_file(path: Path) -> tuple[str, int]:
 def file_system_time(directory: Path) -> float:
     """What time the file system that holds `directory` thinks it is, in seconds; the machine's own if it is full."""
     probe = directory / f"{TEMPORARY_PREFIX}clock-{secrets.token_hex(4)}"
-    with translated(directory, lambda text: StorageError(f"{directory}: {text}")):
+    with translated(directory, lambda text: StorageError(text, where=directory)):
         try:
             probe.touch()
             return probe.stat().st_mtime

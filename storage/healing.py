@@ -65,7 +65,7 @@ def heal_file(store: Store, key: str, sha256: str) -> bool:
     except (FileNotFoundError, DamageError):
         return False
     except OSError as error:
-        raise storage_error(path, error) or DamageError(f"{path}: cannot be read") from error
+        raise storage_error(path, error) or DamageError("cannot be read", where=path) from error
     if sha256_bytes(content) == sha256:
         return True
     healed = unflipped(content, sha256)

@@ -119,7 +119,7 @@ class Identity:
 
 
 def _damaged(path: str) -> Callable[[str], GlimmerError]:
-    return lambda text: DamageError(f"{path}: {text}; restore the file from a copy of the memory")
+    return lambda text: DamageError(text, where=path, remedy="restore the file from a copy of the memory")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -252,13 +252,17 @@ def read_identity(memory: Place, sha256: str | None = None) -> Identity:
             content = store.read(IDENTITY, most=_MAX_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             if store.names("passages/_delta_log"):
-                raise DamageError(f"{path}: the file is missing; restore it from a copy of the memory") from None
+                raise DamageError(
+                    "the file is missing", where=path, remedy="restore it from a copy of the memory"
+                ) from None
             raise UsageError(
                 f"{store.location}: no memory here (memory.json is missing); `glimmer encode` makes one"
             ) from None
     identity = Identity.parse(content, path)
     if sha256 is not None and sha256_bytes(content) != sha256:
-        raise DamageError(f"{path}: not the file that the commit records; restore it from a copy of the memory")
+        raise DamageError(
+            "not the file that the commit records", where=path, remedy="restore it from a copy of the memory"
+        )
     return identity
 
 

@@ -117,15 +117,15 @@ def build_id_map(
     done = 0
     for batch in batches:
         if done + batch.num_rows > rows:
-            raise DamageError(f"{path}: the catalog holds more than the {rows} rows its manifest counts")
+            raise DamageError(f"the catalog holds more than the {rows} rows its manifest counts", where=path)
         try:
             _fill(columns, slice(done, done + batch.num_rows), batch, bases)
         except ValueError as error:
-            raise DamageError(f"{path}: the catalog cannot be indexed: {error}") from error
+            raise DamageError(f"the catalog cannot be indexed: {error}", where=path) from error
         articles.add(batch.column("article_id"))
         done += batch.num_rows
     if done != rows:
-        raise DamageError(f"{path}: the catalog holds {done} rows, its manifest counts {rows}")
+        raise DamageError(f"the catalog holds {done} rows, its manifest counts {rows}", where=path)
     order = _order(columns)
     header = {"rows": rows, "articles": articles.count(), "content_sha256": content_sha256}
     store.put(key, lambda file: _write(file, columns, order, header))
@@ -237,20 +237,20 @@ class IdMap:
         """Maps the file at `key`; FileNotFoundError if absent, IdMapDamageError if damaged or of other content."""
         self.path = path = store.name(key)
         content = store.buffer(key)
-        with translated(path, lambda text: IdMapDamageError(f"{path}: {text}")):
+        with translated(path, lambda text: IdMapDamageError(text, where=path)):
             mapping = np.frombuffer(content, np.uint8)
             header = self._parse(mapping[:_HEADER_BYTES].tobytes())
             if header["content_sha256"] != content_sha256:
-                raise IdMapDamageError(f"{path}: it belongs to another version")
+                raise IdMapDamageError("it belongs to another version", where=path)
             self.rows: int = header["rows"]
             self.articles: int = header["articles"]
             if not all(type(count) is int and 0 <= count <= _MAX_ROWS for count in (self.rows, self.articles)):
-                raise IdMapDamageError(f"{path}: its header counts what cannot be")
+                raise IdMapDamageError("its header counts what cannot be", where=path)
             blocks = -(-self.rows // BLOCK)
             widths = {name: dtype.itemsize * width for name, (dtype, width) in _COLUMNS.items()}
             expected = _HEADER_BYTES + blocks * (BLOCK * sum(widths.values()) + 8 * len(_COLUMNS))
             if len(mapping) != expected:
-                raise IdMapDamageError(f"{path}: has {len(mapping)} bytes, expected {expected}")
+                raise IdMapDamageError(f"has {len(mapping)} bytes, expected {expected}", where=path)
             self._columns: Columns = {}
             offset = _HEADER_BYTES
             for name, (dtype, width) in _COLUMNS.items():
@@ -260,7 +260,7 @@ class IdMap:
                 offset = end
             stored = mapping[offset:]
             if sha256_bytes(stored.tobytes()) != header["sums_sha256"]:
-                raise IdMapDamageError(f"{path}: its checksums are damaged")
+                raise IdMapDamageError("its checksums are damaged", where=path)
             sums = stored.view("<u8").reshape(len(_COLUMNS), blocks)
         self._sums = dict(zip(_COLUMNS, sums, strict=True))
         self._checked = {name: np.zeros(blocks, bool) for name in _COLUMNS}
@@ -285,7 +285,7 @@ class IdMap:
         for start in range(0, len(blocks), 4096):
             some = blocks[start : start + 4096]
             if not np.array_equal(_checksums(column[some]), self._sums[name][some]):
-                raise IdMapDamageError(f"{self.path}: column {name} fails its checksum")
+                raise IdMapDamageError(f"column {name} fails its checksum", where=self.path)
             self._checked[name][some] = True
 
     def check_all(self, progress: Callable[[], None] | None = None) -> None:

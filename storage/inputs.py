@@ -94,20 +94,22 @@ def input_file(name: str | os.PathLike[str], *, stdin: BinaryIO | None = None) -
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise InputError(f"{shown}: no such file; check the path") from None
+        raise InputError("no such file", where=shown, remedy="check the path") from None
     except OSError as error:
-        raise StorageError(f"{shown}: cannot be read: {error.strerror}; check the path and its permissions") from error
+        raise StorageError(
+            f"cannot be read: {error.strerror}", where=shown, remedy="check the path and its permissions"
+        ) from error
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{shown}: is a directory; name a file")
+        raise InputError("is a directory", where=shown, remedy="name a file")
     if stat.S_ISREG(status.st_mode):
         return InputFile(shown, path, status.st_size, status.st_mtime_ns)
     if stat.S_ISBLK(status.st_mode) or (stat.S_ISCHR(status.st_mode) and not _ends(path)):
-        raise InputError(f"{shown}: is a device; name a file or a pipe")
+        raise InputError("is a device", where=shown, remedy="name a file or a pipe")
     try:
         with path.open("rb") as stream:
             return _spooled(stream, shown)
     except OSError as error:
-        raise StorageError(f"{shown}: cannot be read: {error.strerror}") from error
+        raise StorageError(f"cannot be read: {error.strerror}", where=shown) from error
 
 
 def plain_file(name: str | os.PathLike[str], *, stdin: BinaryIO | None = None) -> InputFile:
@@ -127,7 +129,7 @@ def plain_file(name: str | os.PathLike[str], *, stdin: BinaryIO | None = None) -
                 unpacked = finish()
         except CompressionError as error:
             what = "truncated" if error.truncated else "damaged"
-            raise InputError(f"{file.name}: {what} compressed file: {error}; fetch it again") from error
+            raise InputError(f"{what} compressed file: {error}", where=file.name, remedy="fetch it again") from error
     return unpacked
 
 
@@ -136,7 +138,7 @@ def open_bytes(file: InputFile) -> BinaryIO:
     try:
         return file.path.open("rb")
     except OSError as error:
-        raise StorageError(f"{file.name}: cannot be read: {error.strerror}") from error
+        raise StorageError(f"cannot be read: {error.strerror}", where=file.name) from error
 
 
 def compression(head: bytes) -> str | None:
@@ -237,7 +239,9 @@ class _TemporaryCopy:
             descriptor, path = tempfile.mkstemp(prefix="glimmer-input-")
         except OSError as error:
             where = tempfile.gettempdir()
-            raise StorageError(f"{self._name}: cannot be copied to {where}: {error.strerror}; set TMPDIR") from error
+            raise StorageError(
+                f"cannot be copied to {where}: {error.strerror}", where=self._name, remedy="set TMPDIR"
+            ) from error
         self._path = temporary.temporary_path(Path(path))
         self._hash, self._size = hashlib.sha256(), 0
         self._file = _Hashing(os.fdopen(descriptor, "wb"), self._hash.update)
@@ -255,7 +259,9 @@ class _TemporaryCopy:
             temporary.remove(self._path)
         if isinstance(error, OSError):
             where = tempfile.gettempdir()
-            raise StorageError(f"{self._name}: cannot be copied to {where}: {error.strerror}; set TMPDIR") from error
+            raise StorageError(
+                f"cannot be copied to {where}: {error.strerror}", where=self._name, remedy="set TMPDIR"
+            ) from error
 
 
 class _Hashing(io.RawIOBase):

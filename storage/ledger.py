@@ -62,7 +62,9 @@ class Ledger:
         self.store.refuse_links()
         with self.store.lock(
             f"{self.key}/{_LOCK}",
-            busy=lambda holder: ConflictError(f"{self.name}: the job is being run by {holder}; wait for it to end"),
+            busy=lambda holder: ConflictError(
+                f"the job is being run by {holder}", where=self.name, remedy="wait for it to end"
+            ),
         ):
             yield
 
@@ -85,7 +87,9 @@ class Ledger:
         """The plan, or None if planning has not finished; raises DamageError if the file is damaged."""
         key = f"{self.key}/{_PLAN}"
         name = self.store.name(key)
-        with translated(name, lambda text: DamageError(f"{name}: {text}; delete {self.name} and run the job again")):
+        with translated(
+            name, lambda text: DamageError(text, where=name, remedy=f"delete {self.name} and run the job again")
+        ):
             try:
                 plan = _opened(self.store.read(key, most=_LARGEST_PLAN))
             except FileNotFoundError:

@@ -48,7 +48,7 @@ def held(
     Raises what `busy` makes, or StorageError when the file system refuses.
     """
     with contextlib.ExitStack() as stack:
-        with translated(path, lambda text: StorageError(f"{path}: {text}")):
+        with translated(path, lambda text: StorageError(text, where=path)):
             while True:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 closing = stack.enter_context(contextlib.ExitStack())
@@ -75,7 +75,7 @@ def _is_file_of_that_name(descriptor: int, path: Path) -> bool:
 
 def is_held(path: Path) -> bool:
     """Whether anybody holds the lock on `path` alone; makes no file."""
-    with contextlib.ExitStack() as stack, translated(path, lambda text: StorageError(f"{path}: {text}")):
+    with contextlib.ExitStack() as stack, translated(path, lambda text: StorageError(text, where=path)):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

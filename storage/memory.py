@@ -243,7 +243,7 @@ class Memory:
         if where.ndim != 1 or (where.size and not np.issubdtype(where.dtype, np.integer)):
             raise UsageError(f"positions must be a vector of integers, not {where.dtype} {where.shape}")
         if where.size and (int(where.min()) < 0 or int(where.max()) >= self.passages):
-            raise UsageError(f"{self.location}: version {self.version} has positions 0 to {self.passages - 1} only")
+            raise UsageError(f"version {self.version} has positions 0 to {self.passages - 1} only", where=self.location)
         return where.astype(np.int64, copy=False)
 
     # Reading.
@@ -348,7 +348,9 @@ def read_tables(memory: Place, identity: Identity) -> dict[str, npt.NDArray[Any]
     with translated(path, damage(path, "restore it from a copy of the memory")):
         content = store.read(TABLES, most=_LARGEST_TABLES)
         if sha256_bytes(content) != identity.tables_sha256:
-            raise DamageError(f"{path}: not the file that memory.json records; restore it from a copy of the memory")
+            raise DamageError(
+                "not the file that memory.json records", where=path, remedy="restore it from a copy of the memory"
+            )
         return tables_from_bytes(content)
 
 

@@ -36,7 +36,7 @@ def local_path(name: str | os.PathLike[str]) -> Path:
             )
         url = urllib.parse.urlsplit(text)
         if url.netloc not in ("", "localhost") or not url.path:
-            raise UsageError(f"{text}: a file URL looks like file:///directory/name")
+            raise UsageError("a file URL looks like file:///directory/name", where=text)
         text = urllib.parse.unquote(url.path)
     path = Path(os.path.abspath(".")) / Path(text).expanduser() if not os.path.isabs(text) else Path(text)
     return Path(os.path.realpath(path)) if ".." in path.parts else path

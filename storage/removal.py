@@ -40,7 +40,7 @@ def remove_file(path: Path, *, within: Path) -> None:
 
     Raises DamageError where a directory between `within` and it is a link, StorageError.
     """
-    with translated(path, lambda text: StorageError(f"{path}: {text}")), _opened(path.parent, within) as parent:
+    with translated(path, lambda text: StorageError(text, where=path)), _opened(path.parent, within) as parent:
         if parent is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path.name, dir_fd=parent)
@@ -56,7 +56,7 @@ def remove_tree(directory: Path, *, within: Path) -> None:
     """
     doomed = f"{REMOVED_PREFIX}{secrets.token_hex(8)}"
     with (
-        translated(directory, lambda text: StorageError(f"{directory}: {text}")),
+        translated(directory, lambda text: StorageError(text, where=directory)),
         _opened(directory.parent, within) as parent,
     ):
         if parent is None:

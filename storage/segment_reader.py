@@ -95,7 +95,9 @@ class SegmentReader:
         key = f"{self.key}/{DIGESTS}"
         records = read_digests(self.store, key, self._digests_sha256, self._remedy, shards=self.shape.shards)
         if [record.rows for record in records] != [self.shape.shard_rows(n) for n in range(self.shape.shards)]:
-            raise DamageError(f"{self.store.name(key)}: its shards are not those of {self.shape}; {self._remedy}")
+            raise DamageError(
+                f"its shards are not those of {self.shape}", where=self.store.name(key), remedy=self._remedy
+            )
         return records
 
     @cached_property
@@ -195,7 +197,7 @@ class SegmentReader:
                 return self._row_damage(row, codes_name(row // SHARD_ROWS), specific)
         # It can be read now: the disk or the network failed for a moment.
         where = self.store.name(self.key)
-        return storage_error(where, error) or StorageError(f"{where}: {one_line(error)}")
+        return storage_error(where, error) or StorageError(one_line(error), where=where)
 
     def _row_damage(self, row: int, name: str, error: Exception) -> Exception:
         where = self.store.name(f"{self.key}/{name}")
@@ -220,7 +222,7 @@ class SegmentReader:
             if text is None:
                 text = self.open_text(shard)
                 if text.rows != self.shape.shard_rows(shard):
-                    raise DamageError(f"{text.path}: has {text.rows} rows, expected {self.shape.shard_rows(shard)}")
+                    raise DamageError(f"has {text.rows} rows, expected {self.shape.shard_rows(shard)}", where=text.path)
             self._texts[shard] = text
             while len(self._texts) > _OPEN_TEXT_SHARDS:
                 self._texts.popitem(last=False)

@@ -85,7 +85,9 @@ class SegmentWriter:
 
     def _check_open(self) -> None:
         if self.sealed:
-            raise ConflictError(f"{self.name}: the segment is sealed; a sealed segment is never written again")
+            raise ConflictError(
+                "the segment is sealed", where=self.name, remedy="a sealed segment is never written again"
+            )
 
     # Planning: text.
 
@@ -145,7 +147,7 @@ class SegmentWriter:
         file system refuses; nothing of the shard is visible then, or the whole of an earlier equal write.
         """
         if self._shape is None:
-            raise UsageError(f"{self.name}: create_arrays comes before write_shard")
+            raise UsageError("create_arrays comes before write_shard", where=self.name)
         self._check_open()
         shape, rows = self._shape, self._shape.shard_rows(shard)
         if codes.dtype != np.uint8 or codes.shape != (rows, shape.window, shape.code_bytes):
@@ -154,11 +156,11 @@ class SegmentWriter:
                 f"not {codes.dtype} {codes.shape}"
             )
         if lengths.shape != (rows,) or not np.issubdtype(lengths.dtype, np.integer):
-            raise UsageError(f"{self.name}: shard {shard} takes {rows} integer lengths, not {lengths.shape}")
+            raise UsageError(f"shard {shard} takes {rows} integer lengths, not {lengths.shape}", where=self.name)
         if not np.array_equal(self._text(shard).lengths(), lengths):
-            raise UsageError(f"{self.name}: lengths of shard {shard} are not those of its text")
+            raise UsageError(f"lengths of shard {shard} are not those of its text", where=self.name)
         if int(lengths.min()) < 1 or int(lengths.max()) > shape.window:
-            raise UsageError(f"{self.name}: shard {shard} has a passage outside 1..{shape.window} tokens")
+            raise UsageError(f"shard {shard} has a passage outside 1..{shape.window} tokens", where=self.name)
         import tensorstore as ts
 
         codes = _zero_beyond(codes, lengths)
@@ -167,7 +169,7 @@ class SegmentWriter:
         for array, values in ((codes_array, codes), (lengths_array, lengths.astype(np.int32, copy=False))):
             # One transaction makes one write of the whole shard object: locally to a temporary name, flushed, renamed.
             with (
-                translated(self.name, lambda text: StorageError(f"{self.name}: shard {shard}: {text}")),
+                translated(self.name, lambda text: StorageError(f"shard {shard}: {text}", where=self.name)),
                 ts.Transaction() as transaction,
             ):
                 array.with_transaction(transaction)[start : start + rows].write(values).result()
@@ -176,9 +178,9 @@ class SegmentWriter:
     def record(self, shard: int, tokens: int) -> ShardRecord:
         """Sizes and digests of the files of `shard` as they are on disk now."""
         if self._shape is None:
-            raise UsageError(f"{self.name}: create_arrays comes before record")
+            raise UsageError("create_arrays comes before record", where=self.name)
         names = (codes_name(shard), lengths_name(shard), text_name(shard))
-        with translated(self.name, lambda text: StorageError(f"{self.name}: shard {shard}: {text}")):
+        with translated(self.name, lambda text: StorageError(f"shard {shard}: {text}", where=self.name)):
             codes, lengths, text = (self.store.sha256(f"{self.key}/{name}") for name in names)
         return ShardRecord(
             shard=shard,
@@ -209,7 +211,7 @@ class SegmentWriter:
         Idempotent for equal records. Raises DamageError naming the first shard that is missing or of another size.
         """
         if self._shape is None:
-            raise UsageError(f"{self.name}: create_arrays comes before seal")
+            raise UsageError("create_arrays comes before seal", where=self.name)
         by_shard = {record.shard: record for record in records}
         expected = range(self._shape.shards)
         missing = [shard for shard in expected if shard not in by_shard]
@@ -221,16 +223,16 @@ class SegmentWriter:
         ordered = [by_shard[shard] for shard in expected]
         wrong = next(iter(wrong_sizes(self.store, self.key, ordered)), None)
         if wrong is not None:
-            raise DamageError(f"{self.name}: shard {wrong[0]}: {wrong[1]}; run the same command again")
+            raise DamageError(f"shard {wrong[0]}: {wrong[1]}", where=self.name, remedy="run the same command again")
         for record in ordered:
             if record.rows != self._shape.shard_rows(record.shard):
-                raise DamageError(f"{self.name}: shard {record.shard} has {record.rows} rows in its record")
+                raise DamageError(f"shard {record.shard} has {record.rows} rows in its record", where=self.name)
         content = digest_file(ordered)
         key = f"{self.key}/{DIGESTS}"
         if not self.store.exists(key):
             self.store.put(key, content)
         elif self.store.read(key, most=2 * len(content)) != content:
-            raise ConflictError(f"{self.store.name(key)}: the segment is sealed with other shards")
+            raise ConflictError("the segment is sealed with other shards", where=self.store.name(key))
         return SealedSegment(
             segment=self.segment,
             rows=self._shape.rows,
@@ -302,10 +304,10 @@ def read_digests(store: Store, key: str, sha256: str, remedy: str, *, shards: in
     `shards` is how many there are to be: a file that is far too large for them is not read.
     """
     path = store.name(key)
-    with translated(path, lambda text: DamageError(f"{path}: {text}; {remedy}")):
+    with translated(path, lambda text: DamageError(text, where=path, remedy=remedy)):
         content = store.read(key, most=_DIGESTS_BYTES + _DIGEST_BYTES * shards)
         if sha256_bytes(content) != sha256:
-            raise DamageError(f"{path}: its SHA-256 is not the one the commit records; {remedy}")
+            raise DamageError("its SHA-256 is not the one the commit records", where=path, remedy=remedy)
         batch = read_single_batch(pa.py_buffer(content), DIGEST_SCHEMA, most_rows=shards)
         batch.validate(full=True)
         columns = batch.to_pydict()

@@ -54,7 +54,7 @@ def new_directory(prefix: str, parent: Path | None = None) -> Path:
         return temporary_path(Path(tempfile.mkdtemp(prefix=prefix, dir=parent)))
     except OSError as error:
         where = parent or tempfile.gettempdir()
-        raise StorageError(f"{where}: no temporary directory can be made: {error.strerror or error}") from error
+        raise StorageError(f"no temporary directory can be made: {error.strerror or error}", where=where) from error
 
 
 @contextlib.contextmanager

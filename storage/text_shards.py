@@ -51,11 +51,11 @@ class TextShard:
             try:
                 content = store.buffer(key)
             except FileNotFoundError:
-                raise DamageError(f"{path}: the text shard is missing; {remedy}") from None
+                raise DamageError("the text shard is missing", where=path, remedy=remedy) from None
             batch = read_single_batch(pa.py_buffer(content), PASSAGE_SCHEMA, most_rows=SHARD_ROWS)
         self.rows: int = batch.num_rows
         if not 1 <= self.rows <= SHARD_ROWS:
-            raise DamageError(f"{path}: holds {self.rows} rows, expected 1 to {SHARD_ROWS}; {remedy}")
+            raise DamageError(f"holds {self.rows} rows, expected 1 to {SHARD_ROWS}", where=path, remedy=remedy)
         # Keep numpy views alone: they hold the mapping, and slicing them cannot leave a buffer.
         self._offsets: dict[str, npt.NDArray[np.int32]] = {}
         self._data: dict[str, npt.NDArray[Any]] = {}
@@ -75,7 +75,7 @@ class TextShard:
         array = batch.column(batch.schema.get_field_index(column))
         buffers = array.buffers()
         if any(validity is not None for validity in buffers[:1] + (buffers[2:3] if column == "tokens" else [])):
-            raise DamageError(f"{self.path}: column {column} holds nulls; {self._remedy}")
+            raise DamageError(f"column {column} holds nulls", where=self.path, remedy=self._remedy)
         data = buffers[buffer]
         if data is None:
             return np.zeros(0, dtype)
@@ -84,7 +84,7 @@ class TextShard:
         if count is None:
             return items
         if len(items) < count:
-            raise DamageError(f"{self.path}: column {column} is cut short; {self._remedy}")
+            raise DamageError(f"column {column} is cut short", where=self.path, remedy=self._remedy)
         return items[:count]
 
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -94,7 +94,7 @@ class TextShard:
     def passage(self, row: int) -> Passage:
         """The passage in `row` of this shard; raises DamageError naming row and file if it is not what was written."""
         if not 0 <= row < self.rows:
-            raise DamageError(f"{self.path}: has {self.rows} rows, row {row} was asked for; {self._remedy}")
+            raise DamageError(f"has {self.rows} rows, row {row} was asked for", where=self.path, remedy=self._remedy)
         try:
             values: dict[str, Any] = {name: self._slice(name, row).tobytes().decode() for name in _TEXT_COLUMNS}
             tokens = self._slice("tokens", row)
@@ -113,7 +113,7 @@ class TextShard:
         return self._data[column][start:stop]
 
     def _damaged(self, row: int) -> DamageError:
-        return DamageError(f"{self.path}: row {row} fails its checksum; {self._remedy}")
+        return DamageError(f"row {row} fails its checksum", where=self.path, remedy=self._remedy)
 
     def passages(self) -> list[Passage]:
         """All passages of the shard, in row order, each checked."""

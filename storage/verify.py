@@ -111,7 +111,7 @@ def verify(
         manifest = catalog.manifest(version)
     except DamageError as error:
         if not any(damage.kind == LOG_KIND for damage in report.damages):
-            _add(report, LOG_KIND, store, f"{PASSAGES}/{LOG}", str(error))
+            _add(report, LOG_KIND, store, f"{PASSAGES}/{LOG}", error.problem)
         return report
     report.version = manifest.version
     catalog.check_present(manifest)
@@ -119,7 +119,7 @@ def verify(
         opened = Memory.open(store, manifest.version, check=False)
     except DamageError as error:
         if not report.damages:
-            _add(report, IDENTITY_KIND, store, IDENTITY, str(error))
+            _add(report, IDENTITY_KIND, store, IDENTITY, error.problem)
         return report
     live = _live_rows(catalog, manifest, report)
     _check_index(opened, report)
@@ -136,11 +136,10 @@ def verify(
 
 
 def _add(report: VerifyReport, kind: str, store: Store, key: str, detail: str, **place: Any) -> None:
+    """Adds a damage; `detail` says what is wrong, without the place and the remedy, which the Damage has."""
     remedy = f"run `glimmer repair {store.location}`"
     if kind in (IDENTITY_KIND, TABLES_KIND, LOG_KIND):
         remedy += ", which mends a single flipped bit, or restore it from a copy of the memory"
-    # Errors we caught already end in "; what to do" and begin with the path: both stand in the Damage itself.
-    detail = detail.removeprefix(f"{store.name(key)}: ").split("; run `glimmer")[0].split("; restore ")[0]
     report.damages.append(Damage(kind=kind, path=key, detail=detail, remedy=remedy, **place))
 
 
@@ -148,12 +147,12 @@ def _check_identity(store: Store, report: VerifyReport) -> None:
     try:
         identity = read_identity(store)
     except DamageError as error:
-        _add(report, IDENTITY_KIND, store, IDENTITY, str(error))
+        _add(report, IDENTITY_KIND, store, IDENTITY, error.what)
         return
     try:
         read_tables(store, identity)
     except DamageError as error:
-        _add(report, TABLES_KIND, store, TABLES, str(error))
+        _add(report, TABLES_KIND, store, TABLES, error.what)
 
 
 class _LiveRows:
@@ -196,7 +195,7 @@ def _live_rows(catalog: Catalog, manifest: Manifest, report: VerifyReport) -> di
                 report.tokens += int(part["tokens"].sum(dtype=np.int64))
             report.bytes += file.bytes
         except DamageError as error:
-            _add(report, CATALOG_KIND, catalog.store, f"{PASSAGES}/{file.name}", str(error), count=file.rows)
+            _add(report, CATALOG_KIND, catalog.store, f"{PASSAGES}/{file.name}", error.what, count=file.rows)
     for rows in live.values():
         rows.finish()
     return live
@@ -208,10 +207,10 @@ def _check_index(memory: Memory, report: VerifyReport) -> None:
         try:
             ids = IdMap(store, key, content_sha256=memory.manifest.content_sha256)
             if ids.rows != memory.passages:
-                raise DamageError(f"{store.name(key)}: has {ids.rows} passages, expected {memory.passages}")
+                raise DamageError(f"has {ids.rows} passages, expected {memory.passages}", where=store.name(key))
             ids.check_all()
         except DamageError as error:
-            _add(report, INDEX_KIND, store, key, str(error))
+            _add(report, INDEX_KIND, store, key, error.what)
     for file, detail in index.first_stage_damage(store, memory.version):
         _add(report, INDEX_KIND, store, file, detail)
 
@@ -228,7 +227,7 @@ def _check_segment(reader: SegmentReader, live: _LiveRows | None, report: Verify
     try:
         records = reader.records
     except DamageError as error:
-        _add(report, DIGESTS_KIND, store, f"{reader.key}/{DIGESTS}", str(error), segment=reader.segment)
+        _add(report, DIGESTS_KIND, store, f"{reader.key}/{DIGESTS}", error.what, segment=reader.segment)
         records = [None] * reader.shape.shards
 
     def check(shard: int) -> VerifyReport:
@@ -347,7 +346,7 @@ class _ShardCheck:
         try:
             stored = self._reader.lengths(rows)
         except DamageError as error:
-            return {int(row): str(error) for row in rows}
+            return {int(row): error.what for row in rows}
         wide = self._live["tokens"] > self._reader.shape.window
         if wide.any():
             return {int(row): f"row {row} has more tokens than the window, by the catalog" for row in rows[wide]}
@@ -362,12 +361,12 @@ class _ShardCheck:
         try:
             text = self._reader.open_text(self._shard)
         except GlimmerError as error:
-            return {int(row): str(error) for row in self._live["row"]}
+            return {int(row): error.what for row in self._live["row"]}
         for row, tokens, name, hash_ in self._live.tolist():
             try:
                 passage = text.passage(row % SHARD_ROWS)
             except DamageError as error:
-                bad[row] = str(error)
+                bad[row] = error.what
                 continue
             if passage.passage_id != name.decode() or len(passage.tokens) != tokens:
                 bad[row] = f"row {row} holds passage {passage.passage_id}, the catalog says {name.decode()}"

@@ -43,7 +43,7 @@ class InMemoryStore(Store):
     def __init__(self, location: str) -> None:
         scheme, _, name = location.partition("://")
         if scheme.lower() != "memory" or not name.strip("/"):
-            raise UsageError(f"{location}: a memory of this process is named like memory://name")
+            raise UsageError("a memory of this process is named like memory://name", where=location)
         super().__init__(f"memory://{name.strip('/')}")
         with _guard:
             self._files = _all.setdefault(str(self.location), _Files())

@@ -51,7 +51,7 @@ class LocalStore(Store):
 
     def local_path(self, key: str = "") -> Path:
         if key.startswith("/") or ".." in key.split("/"):
-            raise UsageError(f"{self.root}: {key!r} is not the name of anything in a memory")
+            raise UsageError(f"{key!r} is not the name of anything in a memory", where=self.root)
         return self.root / key
 
     # Reading.
@@ -93,7 +93,7 @@ class LocalStore(Store):
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise storage_error(directory, error) or StorageError(f"{directory}: {one_line(error)}") from error
+            raise storage_error(directory, error) or StorageError(one_line(error), where=directory) from error
         return sorted(found, key=lambda entry: entry.key)
 
     def names(self, prefix: str = "") -> list[str]:
@@ -103,7 +103,7 @@ class LocalStore(Store):
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise storage_error(directory, error) or StorageError(f"{directory}: {one_line(error)}") from error
+            raise storage_error(directory, error) or StorageError(one_line(error), where=directory) from error
 
     def walk(self, key: str) -> Iterator[Entry]:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -120,7 +120,7 @@ class LocalStore(Store):
         try:
             write_atomic(path, content)
         except OSError as error:  # of a kind that `write_atomic` has no advice for
-            raise StorageError(f"{path}: {one_line(error)}") from error
+            raise StorageError(one_line(error), where=path) from error
 
     def put_if_absent(self, key: str, content: bytes) -> bool:
         path = self._with_parent(key)
@@ -175,7 +175,7 @@ class LocalStore(Store):
     def delta(self, prefix: str) -> tuple[str, dict[str, str]]:
         place = self.local_path(prefix).absolute()
         if "%" in str(place):
-            raise UsageError(f"{place}: Delta Lake misreads a % in a path; choose a place without one")
+            raise UsageError("Delta Lake misreads a % in a path", where=place, remedy="choose a place without one")
         return place.as_uri(), {}
 
     # Jobs.

@@ -85,7 +85,7 @@ class Store(ABC):
     def refusals(self, key: str = "") -> AbstractContextManager[None]:
         """Turns foreign exceptions raised in the block into StorageErrors that name `key`."""
         name = self.name(key)
-        return translated(name, lambda text: StorageError(f"{name}: {text}"))
+        return translated(name, lambda text: StorageError(text, where=name))
 
     # Reading.
 
@@ -247,9 +247,11 @@ def rendered(content: Content) -> bytes:
 def check_size(name: str, found: int, *, size: int | None, most: int | None) -> None:
     """DamageError unless a file of `found` bytes may be one that has `size` bytes, or at most `most`."""
     if size is not None and found != size:
-        raise DamageError(f"{name}: has {found} bytes, expected {size}; put back the file that was written")
+        raise DamageError(
+            f"has {found} bytes, expected {size}", where=name, remedy="put back the file that was written"
+        )
     if size is None and most is not None and found > most:
-        raise DamageError(f"{name}: has {found} bytes, more than such a file ever has ({most})")
+        raise DamageError(f"has {found} bytes, more than such a file ever has ({most})", where=name)
 
 
 @functools.lru_cache(maxsize=32)
