@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Processes that share out the quick tests; each takes about 1.5 GB.
+# Processes that share out the tests; each takes about 1.5 GB.
 WORKERS ?= 2
 
 .PHONY: help demo test test-slow test-all lint types format docs bench clean
@@ -38,7 +38,7 @@ test: $(VENV)/.data
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.data
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
 
 test-all: $(VENV)/.data
 	$(BIN)/python -m pytest
