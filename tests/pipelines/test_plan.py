@@ -270,7 +270,7 @@ import itertools, json, resource, sys
 from pathlib import Path
 from glimmer.pipelines.corpus.plan import plan
 from glimmer.storage.segment_writer import SegmentWriter
-sys.path.insert(0, str(Path({tests!r})))
+sys.path += [{tests!r}, str(Path({tests!r}).parent / "support")]
 from test_plan import by_words
 plan(sources=[{source!r}], tokenise=by_words, window=256, writer=SegmentWriter({memory!r}, "segment"))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
