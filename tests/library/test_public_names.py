@@ -47,7 +47,7 @@ def test_a_public_name_says_what_it_is(name: str) -> None:
     assert text
     if inspect.isfunction(value):
         assert "\nRaises" in text
-        assert "\nExample:\n    >>> " in text
+        assert "\nExamples:\n    >>> " in text
         for parameter in inspect.signature(value).parameters:
             assert f"{parameter}:" in text or f"{parameter}," in text, parameter
 
