@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,20 +13,19 @@ import pytest
 import glimmer
 from glimmer import UsageError
 from glimmer.pipelines.corpus import Article, format_names, read_articles
-from glimmer.pipelines.corpus.formats import register_format, source_formats
-from glimmer.pipelines.corpus.formats.format_registry import unregister_format
+from glimmer.pipelines.corpus.formats import format_registry, register_format, source_formats
 
 FORMAT_FILE = Path(__file__).resolve().parents[1] / "support" / "haiku_format.py"
 POEMS = "#haiku\nThe old pond\na frog leaps in\nwater's sound\n#haiku\nWinter\nsolitude\nin a world of one colour\n"
 
 
 @pytest.fixture
-def haiku() -> Iterator[None]:
+def haiku(monkeypatch: pytest.MonkeyPatch) -> None:
+    source_formats()  # the built-in ones, before the registry is replaced by a copy that the test may add to
+    monkeypatch.setattr(format_registry, "_registered", dict(format_registry._registered))
     import haiku_format
 
     register_format(haiku_format.Haiku())
-    yield
-    unregister_format("haiku")
 
 
 @pytest.mark.usefixtures("haiku")

@@ -41,11 +41,6 @@ def register_format(format: SourceFormat, *, order: int = 0) -> None:
     _registered[format.name] = (order, format)
 
 
-def unregister_format(name: str) -> None:
-    """Forgets a format; for tests."""
-    _registered.pop(name, None)
-
-
 def source_formats() -> Mapping[str, SourceFormat]:
     """Name -> format, in the order in which a file is tried."""
     _import_all()
