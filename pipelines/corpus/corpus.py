@@ -18,14 +18,14 @@ from .article import Article, Record
 from .content_identity import content_identities
 from .detect import recognise
 from .fields import FieldNames
-from .formats import SourceFormat, source_formats
+from .formats import source_formats
 from .idset import IdSet
 from .listing import Listing, Skipped, list_files
+from .ranges import Part, SourceRange, cut_ranges
 from .record_layout import Layout
 from .rejects import Rejection, snippet
 from .sample import EmptyFileError
-from .source_file import SourceFile
-from .tfds import PREFIX, TFDS, is_dataset_directory, read_tfds, tfds_bytes, tfds_identity
+from .tfds import PREFIX, TFDS, is_dataset_directory, tfds_bytes, tfds_identity
 
 Advance = Callable[[float], None]
 
@@ -33,24 +33,6 @@ Advance = Callable[[float], None]
 def format_names() -> tuple[str, ...]:
     """What `format` may be, in the order in which a file is tried."""
     return (*source_formats(), TFDS)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A file and how it is read, or a TensorFlow dataset (`file` is its name, `format` None)."""
-
-    file: SourceFile | str
-    format: SourceFormat | None
-    layout: Layout
-    size: int
-
-    @property
-    def name(self) -> str:
-        return self.file if isinstance(self.file, str) else self.file.name
-
-    @property
-    def format_name(self) -> str:
-        return TFDS if self.format is None else self.format.name
 
 
 @dataclass
@@ -143,6 +125,13 @@ class Corpus:
         records = self._read(parts, advance or (lambda share: None))
         return _unique(records) if unique else records
 
+    def ranges(self, size: int) -> list[SourceRange]:
+        """The corpus cut into ranges of about `size` bytes, which give its records when read one after another.
+
+        Small files come together, large ones of formats that can be split come apart; see `cut_ranges`.
+        """
+        return cut_ranges(self.look(), self._names, size)
+
     def describe(self) -> list[str]:
         """Lines for the user: the formats met, with the fields used, and the files that are skipped."""
         groups: dict[tuple[str, str], list[Part]] = {}
@@ -209,10 +198,7 @@ class Corpus:
             def move(share: float, before: int = before, size: int = part.size) -> None:
                 advance((before + share * size) / total)
 
-            if part.format is None or isinstance(part.file, str):
-                yield from read_tfds(part.name, move, names=self._names)
-            else:
-                yield from part.format.read(part.file, part.layout, advance=move, skip=self._leave_out)
+            yield from part.read(self._names, move, self._leave_out)
             before += part.size
 
     def _leave_out(self, kind: str) -> None:

@@ -65,7 +65,7 @@ class QuotedRows:
                     return None
                 self._ahead.append(following)
             at, more = self._ahead[taken]
-            alone = more.count(b"\t") == self._width - 1 and b'"' not in more.partition(b"\t")[0]
+            alone = is_row(more, self._width)
             taken, size = taken + 1, size + len(more)
             if alone or taken > _MOST_LINES or size > _MOST_BYTES:
                 return None
@@ -79,6 +79,11 @@ class QuotedRows:
         for _ in range(taken):
             self._ahead.popleft()
         return Row(number, raw, fields)
+
+
+def is_row(line: bytes, width: int) -> bool:
+    """Whether a line begins a row of `width` columns, whatever stands before it: it never continues another."""
+    return line.count(b"\t") == width - 1 and b'"' not in line.partition(b"\t")[0]
 
 
 def _opens(cell: bytes) -> bool:

@@ -13,6 +13,22 @@ from ... import InputError, StorageError
 from ...storage.inputs import InputFile
 
 
+@dataclass(slots=True)
+class Span:
+    """A part of a file that is read by itself.
+
+    Attributes:
+        start, end: of text, in bytes: the lines that begin there; of a table, its row groups.
+        rows_before: rows of the table that stand before it.
+        lines: of text, how many lines it has; complete once it has been read to its end.
+    """
+
+    start: int
+    end: int
+    rows_before: int = 0
+    lines: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """One file of a source.
@@ -25,6 +41,7 @@ class SourceFile:
         filesystem: fsspec's, for a URL.
         path: where a local file is; None takes `name`.
         stream: the temporary copy of a stream, which lives as long as this object.
+        span: the part of the file that is read; None for all of it.
     """
 
     name: str
@@ -33,6 +50,7 @@ class SourceFile:
     filesystem: Any = None
     path: Path | None = None
     stream: InputFile | None = None
+    span: Span | None = None
 
     def open(self) -> BinaryIO:
         """The raw bytes. Raises InputError where the file cannot be opened."""

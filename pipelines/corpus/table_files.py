@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from ... import GlimmerError, InputError
 from .arrow_headers import check_arrow
 from .rejects import RecordError
+from .source_file import Span
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,14 +58,20 @@ def sample_table(
 
 
 def read_table(
-    stream: BinaryIO, name: str, container: str, columns: Sequence[str], advance: Callable[[float], None]
+    stream: BinaryIO,
+    name: str,
+    container: str,
+    columns: Sequence[str],
+    advance: Callable[[float], None],
+    span: Span | None = None,
 ) -> Iterator[Row]:
     """The rows of a table with `columns` only; a row whose bytes are not UTF-8 comes out as a RecordError.
 
-    `advance` is told the share read so far. Raises InputError for a damaged file.
+    `advance` is told the share read so far; `span` has the row groups to read of a Parquet file. Raises InputError for
+    a damaged file.
     """
     with _checked(name, container):
-        schema, batches, total = _open(stream, name, container)
+        schema, batches, total = _open(stream, name, container, span)
         for column in columns:
             _check_type(schema.field(column).type, name, column)
         done = 0
@@ -75,6 +82,27 @@ def read_table(
                 advance(min(1.0, done / total))
         if total is not None and done != total:
             raise InputError(f"{name}: damaged or truncated {container} file ({done:,} of {total:,} rows)")
+
+
+def row_group_spans(stream: BinaryIO, name: str, size: int) -> list[Span]:
+    """The row groups of a Parquet file, consecutive ones together while they have less than `size` bytes."""
+    import pyarrow.parquet as pq
+
+    with _checked(name, "parquet"):
+        metadata = pq.ParquetFile(stream).metadata
+        spans: list[Span] = []
+        rows = held = 0
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            # Its bytes as they stand in the file: `total_byte_size` is what they come to.
+            taken = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+            if not spans or held + taken > size:
+                spans.append(Span(number, number + 1, rows_before=rows))
+                held = 0
+            spans[-1].end = number + 1
+            held += taken
+            rows += group.num_rows
+        return spans
 
 
 def table_rows(batch: pa.RecordBatch) -> Iterator[Row]:
@@ -94,7 +122,9 @@ def table_rows(batch: pa.RecordBatch) -> Iterator[Row]:
 _Batches = Callable[[Sequence[str]], "Iterator[pa.RecordBatch]"]
 
 
-def _open(stream: BinaryIO, name: str, container: str) -> tuple[pa.Schema, _Batches, int | None]:
+def _open(
+    stream: BinaryIO, name: str, container: str, span: Span | None = None
+) -> tuple[pa.Schema, _Batches, int | None]:
     """Schema, batches of some columns, and rows where the file says how many."""
     if container == "arrow":
         return _open_arrow(stream, name)
@@ -107,8 +137,14 @@ def _open(stream: BinaryIO, name: str, container: str) -> tuple[pa.Schema, _Batc
     if total > _ROWS_A_BYTE * size or total < 0:
         raise InputError(f"{name}: damaged Parquet file: {total:,} rows in {size:,} bytes; fetch it again")
 
+    groups = range(file.num_row_groups) if span is None else range(span.start, span.end)
+    if span is not None:
+        total = sum(file.metadata.row_group(number).num_rows for number in groups)
+
     def batches(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        return iter(file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns), use_threads=False))
+        return iter(
+            file.iter_batches(batch_size=BATCH_ROWS, row_groups=list(groups), columns=list(columns), use_threads=False)
+        )
 
     return file.schema_arrow, batches, total
 

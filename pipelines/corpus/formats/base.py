@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 from ..article import Record
 from ..fields import FieldNames
 from ..record_layout import Layout
 from ..sample import Sample
-from ..source_file import SourceFile
+from ..source_file import SourceFile, Span
 
 Advance = Callable[[float], None]
 """Told, now and then, the share of the file read so far, 0 to 1."""
@@ -31,3 +31,15 @@ class SourceFormat(Protocol):
 
     def read(self, file: SourceFile, layout: Layout, *, advance: Advance, skip: Skip) -> Iterator[Record]:
         """The file's articles and rejections, in its order. Raises InputError for a file that cannot be read."""
+
+
+@runtime_checkable
+class SplitFormat(SourceFormat, Protocol):
+    """A format whose files can be read in parts, at once by several workers. A format need not be one."""
+
+    def split(self, file: SourceFile, layout: Layout, size: int) -> Sequence[Span]:
+        """Spans of about `size` bytes, in order, that together are the file; none for a file that is read whole.
+
+        `read` is then given the file with one of them. Read one after another they give the records that the whole file
+        gives; places (`file:line`) may count from the span's first line.
+        """

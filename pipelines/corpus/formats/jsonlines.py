@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..article import Record, json_id, parse_json, read_records
 from ..fields import FieldNames
-from ..lines import read_lines
+from ..lines import line_spans, read_lines
 from ..record_layout import Layout
 from ..records import record_article, record_layout
 from ..sample import Sample
-from ..source_file import SourceFile
+from ..source_file import SourceFile, Span
 from .base import Advance, Skip
 from .format_registry import register_format
 
@@ -28,6 +28,9 @@ class JsonLines:
             if layout is not None:
                 return None if layout.kilt and not forced else layout
         return Layout(names=names) if forced else None
+
+    def split(self, file: SourceFile, layout: Layout, size: int) -> Sequence[Span]:
+        return line_spans(file, size)
 
     def read(self, file: SourceFile, layout: Layout, *, advance: Advance, skip: Skip) -> Iterator[Record]:
         return read_json(file, layout, advance)

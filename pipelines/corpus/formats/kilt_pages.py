@@ -6,19 +6,17 @@ read. Hugging Face's `kilt_wikipedia` has the same pages in Parquet or Arrow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..article import Record
 from ..fields import FieldNames
 from ..record_layout import Layout
 from ..records import record_layout
 from ..sample import Sample
-from ..source_file import SourceFile, reading
-from ..table_files import container_of
+from ..source_file import SourceFile, Span
 from .base import Advance, Skip
 from .format_registry import register_format
-from .jsonlines import read_json
-from .parquet_arrow import read_rows
+from .lines_or_table import read_any, split_any
 
 
 class Kilt:
@@ -38,10 +36,11 @@ class Kilt:
             return None
         return Layout(names=names.for_kilt(), kilt=True)
 
+    def split(self, file: SourceFile, layout: Layout, size: int) -> Sequence[Span]:
+        return split_any(file, size)
+
     def read(self, file: SourceFile, layout: Layout, *, advance: Advance, skip: Skip) -> Iterator[Record]:
-        with reading(file) as stream:
-            container = container_of(stream.read(8))
-        return read_rows(file, layout, container, advance) if container else read_json(file, layout, advance)
+        return read_any(file, layout, advance)
 
 
 register_format(Kilt(), order=10)

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from ..article import Article, Record, clean_id, clean_title, decode, need_text, read_records, row_id, text_paragraphs
 from ..fields import FieldNames
-from ..lines import read_lines
+from ..lines import line_spans, read_lines
 from ..record_layout import Layout
 from ..rejects import RecordError
 from ..sample import Sample
-from ..source_file import SourceFile
+from ..source_file import SourceFile, Span
 from .base import Advance, Skip
 from .format_registry import register_format
 from .tsv import cells_of, is_header
@@ -33,6 +33,9 @@ class Passages:
             return Layout(used={"id": "column 1", "text": "column 2"}, whole=True)
         return None
 
+    def split(self, file: SourceFile, layout: Layout, size: int) -> Sequence[Span]:
+        return line_spans(file, size)
+
     def read(self, file: SourceFile, layout: Layout, *, advance: Advance, skip: Skip) -> Iterator[Record]:
         return read_records(read_lines(file, advance), file.name, _passage, row_id)
 
@@ -48,6 +51,9 @@ class Documents:
         if forced or any(len(row := line.split(b"\t")) == 4 and b"://" in row[1] for line in sample.lines):
             return Layout(used=_DOCUMENT)
         return None
+
+    def split(self, file: SourceFile, layout: Layout, size: int) -> Sequence[Span]:
+        return line_spans(file, size)
 
     def read(self, file: SourceFile, layout: Layout, *, advance: Advance, skip: Skip) -> Iterator[Record]:
         return read_records(read_lines(file, advance), file.name, _document, row_id)

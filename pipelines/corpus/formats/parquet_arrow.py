@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..article import Record, known_id
@@ -11,8 +11,8 @@ from ..record_layout import Layout
 from ..records import record_article, record_layout
 from ..rejects import RecordError, Rejection, snippet
 from ..sample import Sample
-from ..source_file import SourceFile, reading
-from ..table_files import read_table
+from ..source_file import SourceFile, Span, reading
+from ..table_files import read_table, row_group_spans
 from .base import Advance, Skip
 from .format_registry import register_format
 
@@ -25,6 +25,9 @@ class _Table:
             return None
         layout = record_layout(sample.records, sample.columns, names)
         return None if layout is not None and layout.kilt and not forced else layout
+
+    def split(self, file: SourceFile, layout: Layout, size: int) -> Sequence[Span]:
+        return split_table(file, self.name, size)
 
     def read(self, file: SourceFile, layout: Layout, *, advance: Advance, skip: Skip) -> Iterator[Record]:
         return read_rows(file, layout, self.name, advance)
@@ -44,10 +47,19 @@ class Arrow(_Table):
 
 def read_rows(file: SourceFile, layout: Layout, container: str, advance: Advance) -> Iterator[Record]:
     """Articles of a table, in row order."""
+    first = 1 if file.span is None else file.span.rows_before + 1
     with reading(file) as stream:
-        rows = read_table(stream, file.name, container, list(layout.used.values()), advance)
-        for number, row in enumerate(rows, 1):
+        rows = read_table(stream, file.name, container, list(layout.used.values()), advance, file.span)
+        for number, row in enumerate(rows, first):
             yield _article(row, layout, f"{file.name}:{number}")
+
+
+def split_table(file: SourceFile, container: str, size: int) -> list[Span]:
+    """Spans of row groups of a Parquet file that have about `size` bytes; none for an Arrow file."""
+    if container != "parquet":
+        return []
+    with reading(file) as stream:
+        return row_group_spans(stream, file.name, size)
 
 
 def _article(row: Mapping[str, Any] | RecordError, layout: Layout, place: str) -> Record:

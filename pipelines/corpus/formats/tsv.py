@@ -12,13 +12,13 @@ from typing import Final
 
 from ..article import Article, Record, clean_id, clean_title, decode, need_text, row_id, text_paragraphs
 from ..fields import FieldNames
-from ..lines import read_lines
-from ..quoted import QuotedRows, Row
+from ..lines import line_spans, read_lines
+from ..quoted import QuotedRows, Row, is_row
 from ..record_layout import Layout
 from ..records import unquoted
 from ..rejects import RecordError, Rejection, snippet
 from ..sample import Sample
-from ..source_file import SourceFile
+from ..source_file import SourceFile, Span
 from .base import Advance, Skip
 from .format_registry import register_format
 
@@ -47,6 +47,9 @@ class Dpr:
         used = {role: role for role in ("id", "title", "text")}
         return Layout(used=used, whole=True, columns=columns, width=3, header=header)
 
+    def split(self, file: SourceFile, layout: Layout, size: int) -> Sequence[Span]:
+        return line_spans(file, size)
+
     def read(self, file: SourceFile, layout: Layout, *, advance: Advance, skip: Skip) -> Iterator[Record]:
         return read_rows(file, layout, advance)
 
@@ -66,6 +69,9 @@ class Tsv:
         whole = used["text"].lower() not in _DOCUMENT_NAMES
         columns = {role: cells.index(name) for role, name in used.items()}
         return Layout(used=used, whole=whole, columns=columns, width=len(cells), header=True)
+
+    def split(self, file: SourceFile, layout: Layout, size: int) -> Sequence[Span]:
+        return line_spans(file, size)
 
     def read(self, file: SourceFile, layout: Layout, *, advance: Advance, skip: Skip) -> Iterator[Record]:
         return read_rows(file, layout, advance)
@@ -89,9 +95,10 @@ def _is_passage(line: bytes) -> bool:
 
 def read_rows(file: SourceFile, layout: Layout, advance: Advance) -> Iterator[Record]:
     """Articles of a table with quoted fields, in file order."""
-    rows = QuotedRows(read_lines(file, advance), width=layout.width)
-    for count, row in enumerate(rows):
-        if layout.header and count == 0:
+    lines = read_lines(file, advance, begins_record=lambda line: is_row(line, layout.width))
+    header = layout.header and (file.span is None or not file.span.start)
+    for count, row in enumerate(QuotedRows(lines, width=layout.width)):
+        if header and count == 0:
             continue
         place = f"{file.name}:{row.number}"
         try:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..article import Record
 from ..fields import FieldNames
 from ..record_layout import Layout
 from ..sample import Sample
-from ..source_file import SourceFile, reading
-from ..table_files import container_of
+from ..source_file import SourceFile, Span
 from .base import Advance, Skip
 from .format_registry import register_format
-from .jsonlines import JsonLines, read_json
-from .parquet_arrow import Arrow, Parquet, read_rows
+from .jsonlines import JsonLines
+from .lines_or_table import read_any, split_any
+from .parquet_arrow import Arrow, Parquet
 
 
 class Wikipedia:
@@ -27,10 +27,11 @@ class Wikipedia:
         layouts = (format.sniff(sample, names, forced=True) for format in (JsonLines(), Parquet(), Arrow()))
         return next((layout for layout in layouts if layout is not None), None)
 
+    def split(self, file: SourceFile, layout: Layout, size: int) -> Sequence[Span]:
+        return split_any(file, size)
+
     def read(self, file: SourceFile, layout: Layout, *, advance: Advance, skip: Skip) -> Iterator[Record]:
-        with reading(file) as stream:
-            container = container_of(stream.read(8))
-        return read_rows(file, layout, container, advance) if container else read_json(file, layout, advance)
+        return read_any(file, layout, advance)
 
 
 register_format(Wikipedia(), order=110)
