@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import glimmer
 from glimmer import DamageError, GlimmerError, StorageError
 from glimmer.pipelines.cli.group import describe_error
-from glimmer.pipelines.engines import Engine, run_graph
+from glimmer.pipelines.engines import Engine, run_step
 from glimmer.storage.segment_reader import RowDamageError
 
 KINDS = [getattr(glimmer, name) for name in glimmer.__all__ if name.endswith("Error")]
@@ -70,26 +71,31 @@ def test_an_error_comes_home_from_a_worker_process() -> None:
     assert (caught.value.segment, caught.value.row, caught.value.shard) == ("seg-a", 1030, 1)
 
 
-@pytest.mark.parametrize("step", [_raise_quota, _raise_row_damage])
-def test_an_error_of_a_beam_step_arrives_as_it_was_raised(step: object) -> None:
-    def build(pipeline: beam.Pipeline) -> None:
-        _ = pipeline | beam.Create([1]) | "Fails" >> beam.Map(step)
+class Failing(beam.DoFn):
+    """A step that calls `fail`."""
 
+    def __init__(self, fail: Callable[[int], None]) -> None:
+        self._fail = fail
+
+    def process(self, element: int) -> Iterator[None]:
+        self._fail(element)
+        return iter(())
+
+
+@pytest.mark.parametrize("fail", [_raise_quota, _raise_row_damage])
+def test_an_error_of_a_step_arrives_as_it_was_raised(fail: Callable[[int], None]) -> None:
     with pytest.raises(GlimmerError) as caught:
-        run_graph(build, Engine())
+        run_step("Fails", [1], Failing(fail), Engine())
     assert "while running" not in str(caught.value)
     assert type(caught.value) in (QuotaError, RowDamageError)
 
 
-def test_the_parts_of_a_beam_steps_error_stay() -> None:
+def test_the_parts_of_a_steps_error_stay() -> None:
     def fail(_: int) -> None:
         raise DamageError("is torn", where="/m/codes", remedy="run `glimmer repair /m`")
 
-    def build(pipeline: beam.Pipeline) -> None:
-        _ = pipeline | beam.Create([1]) | "Fails" >> beam.Map(fail)
-
     with pytest.raises(DamageError) as caught:
-        run_graph(build, Engine())
+        run_step("Fails", [1], Failing(fail), Engine())
     assert (caught.value.what, caught.value.where) == ("is torn", "/m/codes")
     assert caught.value.remedy == "run `glimmer repair /m`"
 

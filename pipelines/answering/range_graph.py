@@ -1,6 +1,6 @@
-"""Answering as a Beam job: ranges of the query file in, one prediction file for each range out, then one file.
+"""Answering as a step: ranges of the query file in, one prediction file for each range out, then one file.
 
-The graph is `Create(ranges) | Reshuffle | ParDo(AnswerRanges)`, as plain as the encode step's. A worker continues a
+The step runs on every engine. A worker continues a
 range's file where an earlier attempt left it, and a range counts as done when its file has its final name, so retries
 and restarts cost time and nothing else. Joining the files in order gives the very bytes of the in-process job: what a
 query is answered does not depend on the range it is in.
@@ -24,7 +24,7 @@ import orjson
 
 from ... import StorageError
 from ...progress import Progress, polled
-from ..engines import Engine, run_graph
+from ..engines import Engine, run_step
 from ..per_process import Count, PerProcess
 from .query_range import AnswerWork, RangeAnswerer
 from .tally import Tally
@@ -135,18 +135,10 @@ def answer_on_engine(
         done = sum(stop - start for start, stop in left if part_path(parts, start, stop).exists())
         return before + max(done, answered.value)  # the count is finer, and knows nothing of other processes
 
-    def build(pipeline: beam.Pipeline) -> None:
-        _ = (
-            pipeline
-            | "Ranges" >> beam.Create(left)
-            | "Spread" >> beam.Reshuffle()
-            | "Answer" >> beam.ParDo(AnswerRanges(work, str(parts), counts))
-        )
-
     if left:
         progress.at(before)
         with counts as answered, polled(progress, finished):
-            run_graph(build, engine)
+            run_step("Answer", left, AnswerRanges(work, str(parts), counts), engine)
     return _join(parts, spans, output)
 
 

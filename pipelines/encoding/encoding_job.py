@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import apache_beam as beam
 import pyarrow as pa
 
 from ... import MismatchError
@@ -21,10 +20,10 @@ from ...storage.codecs import spec_text
 from ...storage.identity import Identity
 from ...storage.passage import SHARD_ROWS
 from ...storage.segment_writer import SealedSegment, SegmentWriter
-from ..engines import Engine, run_graph
+from ..engines import Engine, run_step
 from ..jobs import Job
 from ..per_process import Count, PerProcess
-from .shard_graph import ShardWork, encode_graph, shard_groups, with_window
+from .shard_graph import EncodeShards, ShardWork, shard_groups, with_window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ def encode_segment(job: Job, *, encoding: Encoding, rows: int, code_bytes: int, 
         encoding: model and settings.
         rows: passages planned.
         code_bytes: bytes of one stored token.
-        engine: where the Beam graph runs.
+        engine: where the encode step runs.
 
     Raises what the encoder or the store raises; whatever was finished stays in the ledger.
     """
@@ -99,16 +98,12 @@ def encode_segment(job: Job, *, encoding: Encoding, rows: int, code_bytes: int, 
             return
         counts = PerProcess(Count)
         groups = shard_groups(shards, window=window, code_bytes=code_bytes)
-
-        def build(pipeline: beam.Pipeline) -> None:
-            encode_graph(pipeline, work=work, groups=groups, encoded=counts)
-
         # The count is finer than the ledger, which has whole shards, and knows nothing of other processes.
         with (
             counts as encoded,
             polled(job.progress, lambda: max(job.ledger.progress().rows, job.resumed + encoded.value)),
         ):
-            run_graph(build, engine)
+            run_step("Encode", groups, EncodeShards(work, counts), engine)
 
     return job.write_segment("encode", write, rows=rows, window=window, code_bytes=code_bytes)
 

@@ -1,7 +1,6 @@
-"""The encode step: planned text shards in, Zarr shards and ledger entries out. The same graph runs on every engine.
+"""The encode step: planned text shards in, Zarr shards and ledger entries out. The same step runs on every engine.
 
-The graph is `Create(groups of shard numbers) | Reshuffle | ParDo(EncodeShards)`. It needs nothing that some runner
-lacks: no side inputs, no outputs, no metrics. A worker encodes the passages of a few shards together, so that the
+Its elements are groups of shard numbers. A worker encodes the passages of a few shards together, so that the
 last, partly filled batch of every length bucket is paid once a group; the device works on one group while the previous
 one is compressed and written. A shard counts as done only when its ledger entry exists, so a repeated or retried shard
 costs time and nothing else.
@@ -186,15 +185,3 @@ class EncodeShards(beam.DoFn):
     def teardown(self) -> None:
         del self._encoder  # it holds the weights
         self._in_use.close()
-
-
-def encode_graph(
-    pipeline: beam.Pipeline, *, work: ShardWork, groups: Sequence[tuple[int, ...]], encoded: PerProcess[Count]
-) -> None:
-    """Adds the encode step over `groups` to `pipeline`; in this process `encoded` counts passages, for display."""
-    _ = (
-        pipeline
-        | "Shards" >> beam.Create(list(groups))
-        | "Spread" >> beam.Reshuffle()
-        | "Encode" >> beam.ParDo(EncodeShards(work, encoded))
-    )

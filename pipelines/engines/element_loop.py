@@ -1,0 +1,43 @@
+"""One copy of a step in a worker: set up once, then given one element after another, each in a bundle of its own.
+
+An element has ended when its bundle has: what the step handed to threads of its own is written then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from types import TracebackType
+from typing import Any, Self
+
+import apache_beam as beam
+
+
+class ElementLoop:
+    """A step between `setup` and `teardown`, as a context manager. For one thread at a time."""
+
+    def __init__(self, step: beam.DoFn) -> None:
+        self._step = step
+
+    def __enter__(self) -> Self:
+        self._step.setup()
+        return self
+
+    def run(self, element: Any) -> None:
+        """Runs the step on one element, to the end of its bundle. Raises what the step raises."""
+        self._step.start_bundle()
+        for _ in self._step.process(element) or ():
+            pass
+        self._step.finish_bundle()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with contextlib.nullcontext() if error is None else contextlib.suppress(Exception):
+            self._step.teardown()  # after an error, that is what is told
+
+
+def this_worker() -> str:
+    """What this process is called in displays and errors."""
+    return f"process {os.getpid()} on {socket.gethostname()}"

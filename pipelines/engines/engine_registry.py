@@ -1,0 +1,38 @@
+"""Which module runs the steps of which engine; it is imported when the engine is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from .engine import IN_PROCESS, Engine
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+_PROCESSES: Final = "local processes"
+_MODULES: Final = {IN_PROCESS: "in_process", _PROCESSES: "local_processes"}
+_OF_BEAM: Final = "beam_runner"
+
+
+class StepRunner(Protocol):
+    """The function `run` that each engine's module has; arguments and errors are those of `run_step`."""
+
+    def __call__(self, label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine) -> None: ...
+
+
+def run_step(label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine) -> None:
+    """Runs `step` over `elements` where `engine` says, and returns when all are done.
+
+    Args:
+        label: what the step is called in displays and errors, such as `Encode`.
+        elements: what `process` of the step is called with, in any order, possibly twice; small and picklable.
+        step: a `beam.DoFn` without outputs. Engines with other processes pickle it.
+        engine: where it runs.
+
+    Raises the `GlimmerError` that the step raised, as it was; a `UsageError` for an engine that is not available.
+    """
+    name = _PROCESSES if engine.runner == IN_PROCESS and engine.workers > 1 else engine.runner
+    module = import_module(f".{_MODULES.get(name, _OF_BEAM)}", __package__)
+    cast(StepRunner, module.run)(label, elements, step, engine)
