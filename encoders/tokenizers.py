@@ -18,6 +18,7 @@ import tokenizers
 from .. import ModelError
 from .model_files import read_plain, understood
 from .tokenizer_json import check_tokenizer_json
+from .word_cache import clean, word_cache
 
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
@@ -71,10 +72,6 @@ class Tokenizer(Protocol):
         ...
 
 
-def _clean(texts: Sequence[str]) -> list[str]:
-    return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-
-
 class SentencePieceTokenizer:
     """T5's tokenizer. A decoder starts from the padding token, as T5's does."""
 
@@ -95,11 +92,14 @@ class SentencePieceTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         with understood(self._path, _BROKEN):
-            return [np.asarray(ids, np.int32) for ids in self._pieces.encode(_clean(texts), out_type=int, add_eos=True)]
+            return [
+                np.asarray(ids, np.int32)
+                for ids in self._pieces.encode(list(map(clean, texts)), out_type=int, add_eos=True)
+            ]
 
     def encode_plain(self, texts: Sequence[str]) -> list[Ids]:
         with understood(self._path, _BROKEN):
-            return [np.asarray(ids, np.int32) for ids in self._pieces.encode(_clean(texts), out_type=int)]
+            return [np.asarray(ids, np.int32) for ids in self._pieces.encode(list(map(clean, texts)), out_type=int)]
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         special = (self.pad_id, self.eos_id)
@@ -134,6 +134,7 @@ class WordPieceTokenizer:
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
             self._tokenizer.encode("Try it.")
+            self._cache = word_cache(self._definition, self._tokenizer)
 
         def special(name: str) -> int:
             found = self._tokenizer.token_to_id(name)
@@ -145,13 +146,17 @@ class WordPieceTokenizer:
         self.bos_id, self.eos_id = special("[CLS]"), special("[SEP]")
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        with understood(self._path, _BROKEN):
-            return [np.asarray(each.ids, np.int32) for each in self._tokenizer.encode_batch(_clean(texts))]
+        return self._encode(texts, special=True)
 
     def encode_plain(self, texts: Sequence[str]) -> list[Ids]:
+        return self._encode(texts, special=False)
+
+    def _encode(self, texts: Sequence[str], *, special: bool) -> list[Ids]:
         with understood(self._path, _BROKEN):
-            encoded = self._tokenizer.encode_batch(_clean(texts), add_special_tokens=False)
-        return [np.asarray(each.ids, np.int32) for each in encoded]
+            if self._cache is not None:
+                return self._cache.encode(texts, special=special)
+            encoded = self._tokenizer.encode_batch_fast(list(map(clean, texts)), add_special_tokens=special)
+            return [np.asarray(each.ids, np.int32) for each in encoded]
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         special = (self.pad_id, self.bos_id, self.eos_id)
@@ -160,7 +165,7 @@ class WordPieceTokenizer:
 
     def encode_with_offsets(self, text: str) -> tuple[Ids, list[tuple[int, int]]]:
         with understood(self._path, _BROKEN):
-            encoded = self._tokenizer.encode(_clean([text])[0])
+            encoded = self._tokenizer.encode(clean(text))
         return np.asarray(encoded.ids, np.int32), [(int(start), int(end)) for start, end in encoded.offsets]
 
     def word_parts(self) -> WordParts:

@@ -219,6 +219,7 @@ def test_a_panic_of_the_library_is_an_error_like_others(model: Path, tmp_path: P
     import tokenizers
 
     tokenizer._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(definition))
+    tokenizer._cache = None  # as this pre-tokenizer has none
     for use in (tokenizer.encode, tokenizer.encode_plain):
         with pytest.raises(ModelError, match="fails over a text"):
             use(["some text", "more"])
