@@ -53,6 +53,16 @@ def builtin_directory(name: str) -> Path:
     return target
 
 
+def name_for_others(directory: Path) -> str:
+    """What other machines find the model in `directory` by: its name if it is built in, else its absolute path.
+
+    A built-in's directory lies in the cache of the user who runs this process.
+    """
+    name = directory.name.rpartition("-")[0]
+    is_cached = directory.parent == cache_directory() / "models"
+    return name if is_cached and name in BUILT_IN else str(directory.resolve())
+
+
 def find_minilm() -> Path:
     """The package's model.zip, or a Hugging Face directory of the same model. UsageError when there is neither."""
     chosen = os.environ.get("GLIMMER_MINILM")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .. import UsageError
+from ..encoders.builtin_models import name_for_others
 from ..encoders.models import LoadedModel, load_model
 from ..progress import Progress, Quiet
 from ..reader.encoder_match import check_encoder
@@ -37,6 +38,7 @@ from .answering.query_range import AnswerWork, CandidatesFrom, RangeAnswerer
 from .answering.range_graph import RANGE_QUERIES, answer_on_engine, discard_parts
 from .answering.tally import FirstAnswer, Tally, first_answers, shown_numbers
 from .engines import Engine
+from .engines.seen_by_workers import memory_for_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,9 +242,9 @@ def answer_file(
 
     work = AnswerWork(
         queries=asked,
-        memory=str(directory.resolve() if (directory := opened.store.local_path()) else opened.location),
+        memory=memory_for_workers(opened.store, engine or Engine()),
         version=opened.version,
-        model=str(loaded.path.resolve()),
+        model=name_for_others(loaded.path),
         options=options,
         provided=uses_provided,
         settings=(

@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ... import UsageError
+from ...encoders.builtin_models import BUILT_IN
+from ...encoders.model_config import read_model_config
 from ...encoders.models import LoadedModel, load_model
 from ...progress import Progress
 from ...reader.formats.kilt import Provenance
@@ -48,6 +51,14 @@ class AnswerWork:
     settings: tuple[tuple[str, Any], ...]
     shown: tuple[int, ...] = ()
     scores: bool = False
+
+    def check_sight(self) -> None:
+        """Whether this process sees memory, model and query file; raises what keeps it from that."""
+        Memory.open(self.memory, self.version, check=False)
+        if self.model not in BUILT_IN:
+            read_model_config(Path(self.model))
+        if not self.queries.path.is_file():
+            raise UsageError("a worker does not see the query file", where=self.queries.path)
 
     @property
     def retrieves(self) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,9 @@ from typing import NamedTuple
 import apache_beam as beam
 import orjson
 
-from ... import StorageError
+from ... import StorageError, UsageError
 from ...progress import Progress, polled
+from ...storage.files import make_directories
 from ..engines import Engine, run_step
 from ..per_process import Count, PerProcess
 from .query_range import AnswerWork, RangeAnswerer
@@ -47,10 +49,24 @@ class AnswerRanges(beam.DoFn):
     """
 
     def __init__(self, work: AnswerWork, parts: str, answered: PerProcess[Count]) -> None:
-        self._parts, self._answered = parts, answered
+        self._work, self._parts, self._answered = work, parts, answered
         self._loaded = PerProcess(functools.partial(_load, work))
 
+    def check(self) -> None:
+        """Raises what keeps this process from running the step, and loads nothing large."""
+        self._check_output()
+        self._work.check_sight()
+
+    def _check_output(self) -> None:
+        if not Path(self._parts).is_dir():
+            raise UsageError(
+                "a worker does not see the directory of the output",
+                where=self._parts,
+                remedy="name an --output that every worker sees at the same path",
+            )
+
     def setup(self) -> None:
+        self._check_output()
         with contextlib.ExitStack() as stack:
             self._reader = stack.enter_context(self._loaded)
             self._count = stack.enter_context(self._answered)
@@ -82,7 +98,8 @@ def answer_part(answerer: RangeAnswerer, parts: Path, start: int, stop: int, ans
     final = part_path(parts, start, stop)
     if final.exists():
         return
-    partial = final.with_suffix(".partial")
+    # Its own: a worker that was given up may still write, while another does the range again.
+    partial = final.with_suffix(f".{secrets.token_hex(8)}.partial")
     counted = 0
 
     def count(written: int) -> None:
@@ -136,9 +153,10 @@ def answer_on_engine(
         return before + max(done, answered.value)  # the count is finer, and knows nothing of other processes
 
     if left:
+        make_directories(parts)
         progress.at(before)
         with counts as answered, polled(progress, finished):
-            run_step("Answer", left, AnswerRanges(work, str(parts), counts), engine)
+            run_step("Answer", left, AnswerRanges(work, str(parts.resolve()), counts), engine)
     return _join(parts, spans, output)
 
 

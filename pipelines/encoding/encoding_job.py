@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ... import MismatchError
+from ...encoders.builtin_models import name_for_others
 from ...encoders.models import LoadedModel
 from ...progress import polled
 from ...reader.encoder_match import check_encoder
@@ -21,6 +22,7 @@ from ...storage.identity import Identity
 from ...storage.passage import SHARD_ROWS
 from ...storage.segment_writer import SealedSegment, SegmentWriter
 from ..engines import Engine, run_step
+from ..engines.seen_by_workers import memory_for_workers
 from ..jobs import Job
 from ..per_process import Count, PerProcess
 from .shard_graph import EncodeShards, ShardWork, shard_groups, with_window
@@ -80,10 +82,10 @@ def encode_segment(job: Job, *, encoding: Encoding, rows: int, code_bytes: int, 
     """
     identity, window = encoding.identity, encoding.identity.passages.window
     work = ShardWork(
-        memory=str(job.store.location),
+        memory=memory_for_workers(job.store, engine),
         job_id=job.name,
         segment=job.segment.segment,
-        model=str(encoding.model.path),
+        model=name_for_others(encoding.model.path),
         fingerprint=identity.encoder.fingerprint,
         codec=spec_text(identity.codec),
         tables_sha256=identity.tables_sha256,

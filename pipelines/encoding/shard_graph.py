@@ -13,14 +13,17 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 
 from ... import MismatchError
+from ...encoders.builtin_models import BUILT_IN
 from ...encoders.compilation import enable_compilation_cache
 from ...encoders.memory_encoder import MemoryEncoder
+from ...encoders.model_config import read_model_config
 from ...encoders.models import LoadedModel, load_model
 from ...storage.codecs import Codec, codec_from_spec, spec_text
 from ...storage.identity import read_identity
@@ -128,6 +131,7 @@ def load_encoder(work: ShardWork) -> tuple[Codec, MemoryEncoder]:
 
     Raises MismatchError for a model of another fingerprint, and for a memory of another codec.
     """
+    check_sight(work)
     enable_compilation_cache()
     loaded = with_window(load_model(work.model), work.window)
     if loaded.fingerprint != work.fingerprint:
@@ -137,6 +141,17 @@ def load_encoder(work: ShardWork) -> tuple[Codec, MemoryEncoder]:
         )
     codec = _memory_codec(work)
     return codec, MemoryEncoder(loaded, precision=work.precision, shapes=work.shapes, transform=codec.encode)
+
+
+def check_sight(work: ShardWork) -> None:
+    """Whether this process sees the memory and the model; raises what keeps it from that, and loads nothing large."""
+    _memory_codec(work)
+    if not Ledger(work.memory, work.job_id).is_planned:
+        raise MismatchError(
+            f"a worker does not find the job {work.job_id} there", where=work.memory, remedy="let it see the same files"
+        )
+    if work.model not in BUILT_IN:
+        read_model_config(Path(work.model))
 
 
 def _memory_codec(work: ShardWork) -> Codec:
@@ -166,6 +181,10 @@ class EncodeShards(beam.DoFn):
     def __init__(self, work: ShardWork, encoded: PerProcess[Count]) -> None:
         self._work, self._encoded = work, encoded
         self._loaded = PerProcess(functools.partial(load_encoder, work))
+
+    def check(self) -> None:
+        """Raises what keeps this process from running the step, and loads nothing large."""
+        check_sight(self._work)
 
     def setup(self) -> None:
         with contextlib.ExitStack() as stack:

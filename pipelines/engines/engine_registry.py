@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from .engine import IN_PROCESS, Engine
+from .engine import DASK, IN_PROCESS, Engine
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
 _PROCESSES: Final = "local processes"
-_MODULES: Final = {IN_PROCESS: "in_process", _PROCESSES: "local_processes"}
+_MODULES: Final = {IN_PROCESS: "in_process", _PROCESSES: "local_processes", DASK: "dask_cluster"}
 _OF_BEAM: Final = "beam_runner"
 
 

@@ -24,9 +24,10 @@ from typing import Any, Final
 import apache_beam as beam
 import cloudpickle
 
-from ... import GlimmerError, UsageError
+from ... import UsageError
 from ...progress import busy
 from .engine import Engine
+from .worker_error import WorkerError
 from .worker_process import WorkerStart
 
 _WORKER: Final = f"{__package__}.worker_process"
@@ -35,14 +36,10 @@ _SECONDS_TO_TERMINATE: Final = 2.0
 _log = logging.getLogger(__name__)
 
 
-class WorkerDiedError(GlimmerError):
-    """A worker process ended without a word, twice for the same element."""
-
-
 def run(label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine) -> None:
     """Runs a step in `engine.workers` processes; see `run_step`.
 
-    Raises UsageError for a step that cannot be sent to another process, WorkerDiedError for an element at which two
+    Raises UsageError for a step that cannot be sent to another process, WorkerError for an element at which two
     workers ended.
     """
     try:
@@ -171,7 +168,7 @@ class _Crew:
             return
         if index in self._died_at:
             doing = "before it began" if index is None else f"at element {self._elements[index]!r} of {self._label}"
-            raise WorkerDiedError(
+            raise WorkerError(
                 f"{how} {doing}, as {self._died_at[index]} before",
                 remedy="give the job fewer --workers, or more memory, and run the same command again to resume",
             )

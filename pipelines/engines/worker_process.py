@@ -15,10 +15,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
+
+from .processor_share import share_of_processors
 
 _FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
 
@@ -58,16 +59,16 @@ def _receive(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
 
 
 def _work(connection: Connection, inbox: queue.SimpleQueue[Any], start: WorkerStart) -> None:
-    with _share_of_processors(start) as threads_are_made:
-        from .element_loop import ElementLoop
+    from .element_loop import ElementLoop
 
-        with ElementLoop(pickle.loads(start.step)) as loop:
-            threads_are_made()
-            _tell(connection, None, None)
-            while (message := inbox.get()) is not None:
-                index, element = message
-                loop.run(element)
-                _tell(connection, index, None)
+    with contextlib.ExitStack() as stack:
+        with share_of_processors(start.workers):
+            loop = stack.enter_context(ElementLoop(pickle.loads(start.step)))
+        _tell(connection, None, None)
+        while (message := inbox.get()) is not None:
+            index, element = message
+            loop.run(element)
+            _tell(connection, index, None)
 
 
 def _tell(connection: Connection, ended: int | None, error: Exception | None) -> None:
@@ -81,26 +82,6 @@ def _tell(connection: Connection, ended: int | None, error: Exception | None) ->
     except Exception:  # an error that cannot be sent
         content = pickle.dumps((ended, RuntimeError(f"{type(error).__name__}: {error}")))
     connection.send_bytes(content)
-
-
-@contextlib.contextmanager
-def _share_of_processors(start: WorkerStart) -> Iterator[Any]:
-    """Libraries that make threads in the block make as many as this worker's share of the processors.
-
-    They ask how many processors the process may use, so it may use its share until `threads_are_made` is called; then
-    every thread may run anywhere again, as the scheduler sees fit.
-    """
-    everywhere = os.sched_getaffinity(0)
-    processors, share = sorted(everywhere), max(1, len(everywhere) // start.workers)
-    first = start.number * share % len(processors)
-    os.sched_setaffinity(0, processors[first : first + share])
-
-    def threads_are_made() -> None:
-        for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
-                os.sched_setaffinity(int(thread), everywhere)
-
-    yield threads_are_made
 
 
 def _log_to_stderr(start: WorkerStart) -> None:

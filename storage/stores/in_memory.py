@@ -40,6 +40,8 @@ _guard = threading.Lock()
 class InMemoryStore(Store):
     """The files of `memory://name`. A file's time is when this store wrote it, or first saw what others wrote."""
 
+    of_this_process = True
+
     def __init__(self, location: str) -> None:
         scheme, _, name = location.partition("://")
         if scheme.lower() != "memory" or not name.strip("/"):

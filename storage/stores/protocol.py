@@ -65,7 +65,10 @@ class Store(ABC):
 
     Attributes:
         location: how a person names the place: what `open_store` made this store from, in full.
+        of_this_process: no other process can see what is stored there.
     """
+
+    of_this_process = False
 
     def __init__(self, location: Path | str) -> None:
         self.location = location

@@ -13,11 +13,11 @@ from ....reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CA
 from ....storage.outputs import is_stream
 from ....storage.printable import printable_line
 from ....wording import counted
-from ...engines import IN_PROCESS
+from ...engines import Engine
 from ..printing import echo, print_json
 from ..tables import duration, grid, pairs
 from ..terminal import TerminalProgress
-from .options import engine, json_option, runner_option, runner_options_option
+from .options import engine_options, json_option
 
 if TYPE_CHECKING:
     from ...answer import AnswerResult
@@ -103,8 +103,7 @@ _WIDTH = 50  # of a column of the first answers
     "--report", type=click.Path(dir_okay=False), help="HTML file to write about the job; - is standard output."
 )
 @click.option("--restart", is_flag=True, help="Answer everything anew instead of resuming.")
-@runner_option
-@runner_options_option
+@engine_options
 @json_option
 def answer(
     queries: str,
@@ -127,8 +126,7 @@ def answer(
     precision: str,
     report: str | None,
     restart: bool,
-    runner: str,
-    runner_options: tuple[str, ...],
+    engine: Engine,
     as_json: bool,
 ) -> None:
     """Answer a file of questions from a memory.
@@ -168,7 +166,7 @@ def answer(
             candidates_from=cast("CandidatesFrom", candidates_from),
             precision=cast(Precision, precision),
             restart=restart,
-            engine=None if runner == IN_PROCESS else engine(runner, runner_options),
+            engine=None if engine.is_this_process else engine,
             progress=progress,
         )
     piped = is_stream(output) or (report is not None and is_stream(report))

@@ -8,11 +8,12 @@ import click
 
 from ....wording import counted
 from ...corpus.passages import DEFAULT_WORDS
+from ...engines import Engine
 from ..printing import echo, print_json, shown_path
 from ..tables import duration, pairs, size
 from ..terminal import TerminalProgress
 from .corpus_options import corpus_arguments, corpus_options
-from .options import codec_option, engine, json_option, runner_option, runner_options_option
+from .options import codec_option, engine_options, json_option
 
 if TYPE_CHECKING:
     from ...capacity.dry_run import DryRun
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--strict", is_flag=True, help="Stop at the first bad record instead of setting it aside.")
 @click.option("--dry-run", is_flag=True, help="Count passages, tokens, FLOPs, bytes and time; write nothing.")
-@runner_option
-@runner_options_option
+@engine_options
 @json_option
 def encode(
     sources: tuple[str, ...],
@@ -52,8 +52,7 @@ def encode(
     precision: str,
     strict: bool,
     dry_run: bool,
-    runner: str,
-    runner_options: tuple[str, ...],
+    engine: Engine,
     as_json: bool,
 ) -> None:
     """Encode a corpus into a committed memory.
@@ -86,7 +85,7 @@ def encode(
     from ...encode import encode as encode_job
 
     with TerminalProgress() as progress:
-        result = encode_job(**arguments, memory=memory, engine=engine(runner, runner_options), progress=progress)
+        result = encode_job(**arguments, memory=memory, engine=engine, progress=progress)
     print_json(result.to_json()) if as_json else echo(summary(result))
 
 

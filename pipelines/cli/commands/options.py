@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import click
 from click.shell_completion import CompletionItem
 
 from .... import UsageError
-from ...engines import IN_PROCESS, Engine
+from ...engines.engine import IN_PROCESS, STALL_SECONDS, Engine
 
 
 class _Codec(click.ParamType[str]):
@@ -42,21 +46,59 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 codec_option = click.option(
     "--codec", type=_Codec(), default="int8", show_default=True, help="How token representations are stored."
 )
-runner_option = click.option(
-    "--runner",
-    default=IN_PROCESS,
-    show_default=True,
-    help="Where the Beam graph runs: in this process, or the name of a Beam runner.",
-)
-runner_options_option = click.option(
-    "--runner-option",
-    "runner_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A Beam pipeline option for the runner; may be repeated.",
+_ENGINE_OPTIONS = (
+    click.option(
+        "--runner",
+        default=IN_PROCESS,
+        show_default=True,
+        help="Where the work is done: in-process, dask, portable (a Beam job server), or the name of a Beam runner.",
+    ),
+    click.option(
+        "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes on this machine."
+    ),
+    click.option("--cluster", metavar="HOST:PORT", help="Of --runner dask: the address of the scheduler."),
+    click.option("--endpoint", metavar="HOST:PORT", help="Of --runner portable: the address of the job server."),
+    click.option(
+        "--runner-option",
+        "runner_options",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A Beam pipeline option for a Beam runner; may be repeated.",
+    ),
+    click.option(
+        "--stall-seconds",
+        type=click.FloatRange(min=1),
+        default=STALL_SECONDS,
+        show_default=True,
+        help="Give up the job of a Beam runner that makes no progress for so long.",
+    ),
 )
 
 
-def engine(runner: str, options: tuple[str, ...]) -> Engine:
-    """The engine that `--runner` and `--runner-option` ask for."""
-    return Engine(runner=runner, options=[f"--{option.removeprefix('--')}" for option in options])
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options that say where its work is done, as the argument `engine`."""
+
+    @functools.wraps(command)
+    def with_engine(
+        *arguments: Any,
+        runner: str,
+        workers: int,
+        cluster: str | None,
+        endpoint: str | None,
+        runner_options: tuple[str, ...],
+        stall_seconds: float,
+        **others: Any,
+    ) -> None:
+        engine = Engine(
+            runner=runner,
+            workers=workers,
+            cluster=cluster,
+            endpoint=endpoint,
+            options=[f"--{option.removeprefix('--')}" for option in runner_options],
+            stall_seconds=stall_seconds,
+        )
+        command(*arguments, engine=engine, **others)
+
+    for option in reversed(_ENGINE_OPTIONS):
+        with_engine = option(with_engine)
+    return with_engine

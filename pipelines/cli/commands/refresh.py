@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ....wording import counted
+from ...engines import Engine
 from ..printing import echo, print_json, shown_path
 from ..tables import duration, pairs, size
 from ..terminal import TerminalProgress
 from .corpus_options import corpus_arguments, corpus_options
 from .diff import shortened
-from .options import engine, json_option, runner_option, runner_options_option
+from .options import engine_options, json_option
 
 if TYPE_CHECKING:
     from ...refresh import RefreshPlan, RefreshResult
@@ -62,8 +63,7 @@ def article_limit(_context: click.Context, _option: click.Parameter, value: str)
     default=None,
     help="Build the new version's first-stage index.  [default: if the version before has one]",
 )
-@runner_option
-@runner_options_option
+@engine_options
 @json_option
 def refresh(
     sources: tuple[str, ...],
@@ -79,8 +79,7 @@ def refresh(
     strict: bool,
     dry_run: bool,
     index: bool | None,
-    runner: str,
-    runner_options: tuple[str, ...],
+    engine: Engine,
     as_json: bool,
 ) -> None:
     """Bring a memory up to date with a corpus that changed.
@@ -113,7 +112,7 @@ def refresh(
         if dry_run:
             expected = refresh_dry_run(**arguments, progress=progress)
         else:
-            result = refresh_job(**arguments, index=index, engine=engine(runner, runner_options), progress=progress)
+            result = refresh_job(**arguments, index=index, engine=engine, progress=progress)
     if dry_run:
         print_json(expected.to_json()) if as_json else echo(_dry_run_table(expected))
     else:

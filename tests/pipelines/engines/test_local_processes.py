@@ -15,7 +15,7 @@ from steps import Note, noted
 
 from glimmer import UsageError
 from glimmer.pipelines.engines import Engine, run_step
-from glimmer.pipelines.engines.local_processes import WorkerDiedError
+from glimmer.pipelines.engines.worker_error import WorkerError
 
 TWO = Engine(workers=2)
 
@@ -51,7 +51,7 @@ def test_what_a_killed_worker_had_is_done_again(tmp_path: Path) -> None:
 
 
 def test_an_element_that_kills_two_workers_is_an_error_that_names_them(tmp_path: Path) -> None:
-    with pytest.raises(WorkerDiedError) as caught:
+    with pytest.raises(WorkerError) as caught:
         run_step("Note", range(8), Note(tmp_path, deadly=3, deaths=9), TWO)
     assert "killed by SIGKILL (out of memory?) at element 3 of Note, as worker" in str(caught.value)
     assert noted(tmp_path, "death") == ["0", "1"]
