@@ -201,6 +201,7 @@ class Job:
         details: Mapping[str, Any],
     ) -> Manifest:
         """Makes version `base + 1`; see `Catalog.commit`. Raises ConflictError, and deletes what the job made then."""
+        self.store.check_locks()
         try:
             with self.timed("commit"):
                 return commit(

@@ -48,10 +48,32 @@ _TEXT_CODES = (
     ("too many open files", errno.EMFILE),
     ("input/output error", errno.EIO),
 )
+# What TensorStore and Delta Lake say of an object store: they repeat requests themselves and give up in the end.
+_REMOTE_TEXTS = (
+    (
+        ("permission_denied", "unauthenticated", "lacked the necessary privileges", "http response code: 403"),
+        "check the credentials and what they may do",
+    ),
+    (
+        (
+            "unavailable:",
+            "deadline_exceeded",
+            "aborted:",
+            "resource_exhausted",
+            "all retry attempts failed",
+            "error sending request",
+            "generic s3 error",
+            "generic gcs error",
+        ),
+        "check the endpoint and the network, then run the same command again",
+    ),
+)
 
 
 def storage_error(path: Path | str, error: BaseException) -> StorageError | None:
     """The StorageError for `error` if the file system refused (disk full, read-only, permission …), else None."""
+    if isinstance(path, str) and "://" in path and (refused := _remote_refusal(path, error)) is not None:
+        return refused
     code = error.errno if isinstance(error, OSError) else None
     if code not in _REMEDIES:
         text = str(error).lower()
@@ -60,6 +82,15 @@ def storage_error(path: Path | str, error: BaseException) -> StorageError | None
         return None
     place = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else path
     return StorageError(_REMEDIES[code], where=place)
+
+
+def _remote_refusal(place: str, error: BaseException) -> StorageError | None:
+    text = str(error).lower()
+    for words, remedy in _REMOTE_TEXTS:
+        if any(word in text for word in words):
+            what = one_line(error, 200).split(" Debug source")[0]
+            return StorageError(f"the object store did not serve it: {what}", where=place, remedy=remedy)
+    return None
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -4,7 +4,8 @@ The first-stage index is the reader's; here stands where it is, and how its dama
 
 The id map is built before the commit that needs it, from the very files the commit names, so a commit that would list
 a passage twice is stopped. If it is missing or damaged it is built again; where the memory cannot be written, in the
-user's cache directory, or as a last resort in a temporary one.
+user's cache directory, or as a last resort in a temporary one. Of a memory in a bucket it is read in the user's cache
+directory alone: copied there from the bucket, or built there and put into the bucket for others.
 """
 
 from __future__ import annotations
@@ -73,27 +74,46 @@ def build(catalog: Catalog, manifest: Manifest, store: Store, key: str) -> None:
     )
 
 
-def open_or_build(catalog: Catalog, manifest: Manifest, *, rebuild: bool = False) -> IdMap:
+def open_or_build(catalog: Catalog, manifest: Manifest, *, rebuild: bool = False, publish: bool = True) -> IdMap:
     """The id map of `manifest`; one that could only be built in a temporary directory is deleted with the object.
 
-    With `rebuild`, maps already there are not trusted. Raises DamageError if the catalog cannot be read.
+    With `rebuild`, maps already there are not trusted; with `publish`, a bucket gets one that was built in the cache.
+    Raises DamageError if the catalog cannot be read.
     """
     home = (catalog.store, f"{index_key(manifest.version)}/{ID_MAP}")
-    cached = (LocalStore(_cache_directory()), f"{manifest.content_sha256}/{ID_MAP}")
+    cached = _cached(manifest)
+    places = (cached,) if catalog.store.remote else (home, cached)
     if not rebuild:
-        for store, key in (home, cached):
-            found = _usable(store, key, manifest)
+        for store, key in places:
+            found = _usable(store, key, manifest) or (
+                _usable(store, key, manifest) if catalog.store.remote and _copied(home, cached) else None
+            )
             if found is not None:
                 return found
-    for store, key in (home, cached):
+    for store, key in places:
         with contextlib.suppress(StorageError):
             build(catalog, manifest, store, key)
-            return IdMap(store, key, content_sha256=manifest.content_sha256)
+            ids = IdMap(store, key, content_sha256=manifest.content_sha256)
+            if catalog.store.remote and publish:
+                _copied(cached, home)
+            return ids
     directory = temporary.new_directory("glimmer-")
     build(catalog, manifest, LocalStore(directory), ID_MAP)
     ids = IdMap(LocalStore(directory), ID_MAP, content_sha256=manifest.content_sha256)
     weakref.finalize(ids, temporary.remove, directory)
     return ids
+
+
+def _copied(source: tuple[Store, str], target: tuple[Store, str]) -> bool:
+    """Copies a derived file from one store to another, if it can be; whoever opens it sees whether it is whole."""
+    with contextlib.suppress(OSError, StorageError, DamageError):
+        target[0].put(target[1], source[0].read(source[1]))
+        return True
+    return False
+
+
+def _cached(manifest: Manifest) -> tuple[Store, str]:
+    return LocalStore(_cache_directory()), f"{manifest.content_sha256}/{ID_MAP}"
 
 
 def _usable(store: Store, key: str, manifest: Manifest) -> IdMap | None:
@@ -122,8 +142,9 @@ def prepared(catalog: Catalog) -> Iterator[_Preparation]:
     try:
         yield preparation
     finally:
-        with contextlib.suppress(StorageError):  # a vacuum finds what stays behind
-            catalog.store.delete_tree(preparation.key)
+        if not catalog.store.remote:
+            with contextlib.suppress(StorageError):  # a vacuum finds what stays behind
+                catalog.store.delete_tree(preparation.key)
 
 
 class _Preparation:
@@ -132,13 +153,19 @@ class _Preparation:
         self.key = f"{INDEXES}/{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
 
     def build(self, manifest: Manifest) -> None:
-        """Builds the map beside its place; what it raises stops the commit."""
-        build(self._catalog, manifest, self._catalog.store, f"{self.key}/{ID_MAP}")
+        """Builds the map beside its place, of a bucket's memory in the cache; what it raises stops the commit."""
+        if self._catalog.store.remote:
+            open_or_build(self._catalog, manifest, rebuild=True, publish=False)
+        else:
+            build(self._catalog, manifest, self._catalog.store, f"{self.key}/{ID_MAP}")
 
     def install(self, manifest: Manifest) -> None:
-        """Moves the map to its version. Failing here loses nothing: the first reader builds it."""
+        """Puts the map into its version. Failing here loses nothing: the first reader builds it."""
         store, built = self._catalog.store, f"{self.key}/{ID_MAP}"
         home = f"{index_key(manifest.version)}/{ID_MAP}"
+        if store.remote:
+            _copied(_cached(manifest), (store, home))
+            return
         with contextlib.suppress(OSError, StorageError, DamageError):
             if open_id_map(store, built, content_sha256=manifest.content_sha256) is not None and (
                 _usable(store, home, manifest) is None

@@ -6,13 +6,15 @@ Helpers that test modules import by name are in `tests/support`, which pytest pu
 from __future__ import annotations
 
 import lzma
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import kit as memories
 import pytest
 import tiny_models
+from object_servers import BUCKET, MotoServer, ObjectServer, SeaweedServer, binary
 from real_data import EXCERPT, FIXTURES, WHOLE, Wikipedia
 
 from glimmer import UsageError
@@ -78,6 +80,26 @@ def tiny_questions() -> Callable[..., Path]:
 def tiny_gold() -> Callable[..., Path]:
     """`tiny_gold(memory, path, first, count) -> Path`: KILT questions about passages, with answers and provenance."""
     return tiny_models.tiny_gold
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """SeaweedFS on loopback, with one bucket; moto's server where that is not installed."""
+    kind = next((kind for kind in (SeaweedServer, MotoServer) if binary(kind.program) is not None), None)
+    if kind is None:
+        pytest.skip("neither SeaweedFS (`weed`) nor moto's server is installed")
+    server = kind(tmp_path_factory.mktemp("objects"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def new_bucket_place(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Names of places for memories in the bucket of `object_server`, all different; the environment leads there."""
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return lambda: f"s3://{BUCKET}/{secrets.token_hex(6)}/memory"
 
 
 @pytest.fixture(scope="session")

@@ -6,18 +6,16 @@ runner.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
-from .beam_graph import run_here
+from .beam_graph import run_graph
 from .engine import Engine
 
 
-def run(
-    label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine, done: Callable[[], float] | None = None
-) -> None:
+def run(label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine) -> None:
     """Runs a step in this process; see `run_step`."""
-    run_here(label, elements, step, runner=FnApiRunner(), options=engine.options)
+    run_graph(label, elements, step, runner=FnApiRunner(), options=engine.options)

@@ -88,13 +88,14 @@ def vacuum(
 
     Args:
         memory: the memory's directory.
-        older_than: the threshold; zero trusts that no reader is left on a version that is not kept.
+        older_than: the threshold; zero trusts that no reader is left on a version that is not kept. In a bucket at
+            least a day, and it should be more than the longest job takes.
         keep_versions: how many of the newest versions to keep whatever their age; at least one.
         dry_run: only say what would be deleted; writes nothing.
         progress: progress callback, in files and directories deleted.
 
     Raises:
-        UsageError: there is no memory.
+        UsageError: there is no memory, or the threshold is too small for a bucket.
         DamageError: a damaged catalog, or a link in place of one of the memory's directories; nothing is deleted then.
         ConflictError: a commit is under way.
         StorageError: the file system refuses.
@@ -109,6 +110,14 @@ def vacuum(
     if keep_versions < 1 or older_than < datetime.timedelta(0):
         raise UsageError("a vacuum keeps at least one version, and its threshold cannot be negative")
     store, progress = open_store(memory), progress or Quiet()
+    if older_than < store.least_vacuum_age and not dry_run:
+        hours = store.least_vacuum_age.total_seconds() / 3600
+        raise UsageError(
+            f"in a bucket age alone tells what a job or a reader may still need: a vacuum deletes what is at least "
+            f"{hours:g} hours old there",
+            where=store.location,
+            remedy=f"give --older-than {hours:g}h or more, and more than your longest job takes",
+        )
     read_identity(store)
     store.refuse_links()
     catalog = Catalog(store)

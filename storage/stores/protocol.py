@@ -11,6 +11,7 @@ overrides where it can do better: map a file into memory, say, or hash it withou
 
 from __future__ import annotations
 
+import datetime
 import functools
 import hashlib
 import io
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, ClassVar, Literal, TypeAlias
 
 from ... import DamageError, GlimmerError, StorageError
 from ..files import translated
@@ -66,9 +67,13 @@ class Store(ABC):
     Attributes:
         location: how a person names the place: what `open_store` made this store from, in full.
         of_this_process: no other process can see what is stored there.
+        remote: every read is a request to another machine: derived files are kept in the user's cache directory.
+        least_vacuum_age: a vacuum must not delete what is younger.
     """
 
-    of_this_process = False
+    of_this_process: ClassVar[bool] = False
+    remote: ClassVar[bool] = False
+    least_vacuum_age: ClassVar[datetime.timedelta] = datetime.timedelta(0)
 
     def __init__(self, location: Path | str) -> None:
         self.location = location
@@ -222,6 +227,9 @@ class Store(ABC):
     @abstractmethod
     def is_locked(self, key: str) -> bool:
         """Whether anybody holds the lock `key` alone; writes nothing."""
+
+    def check_locks(self) -> None:  # noqa: B027 (elsewhere a lock cannot be lost)
+        """ConflictError if this process has lost a lock that it took: asked before what only its holder may do."""
 
     def remove_if_empty(self, *prefixes: str) -> None:  # noqa: B027 (elsewhere no directory is there without files)
         """Deletes directories of the memory that are empty, in this order; "" is the memory's own."""

@@ -1,4 +1,4 @@
-"""Which store a location belongs to, by its scheme: `file://` or none for a local path, `memory://`, and what joins."""
+"""Which store a location belongs to, by its scheme: `file://` or none is a local path; others are registered here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,21 @@ from .protocol import Place, Store
 
 _GROUP: Final = "glimmer.stores"
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_makers: dict[str, Callable[[str], Store]] = {"memory": InMemoryStore}
+
+
+def _s3(location: str) -> Store:
+    from .object_store import S3Store
+
+    return S3Store(location)
+
+
+def _gcs(location: str) -> Store:
+    from .object_store import GcsStore
+
+    return GcsStore(location)
+
+
+_makers: dict[str, Callable[[str], Store]] = {"memory": InMemoryStore, "s3": _s3, "gs": _gcs}
 
 
 def register_store(scheme: str, make: Callable[[str], Store]) -> None:

@@ -10,25 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stores_of_a_kind import stores_of_a_kind
 
-from glimmer.storage.stores import InMemoryStore, Store, open_store
+from glimmer.storage.stores import Store
 
 
-@pytest.fixture(params=["local", "in memory"])
+@pytest.fixture(params=["local", "in memory", pytest.param("s3", marks=pytest.mark.slow)])
 def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
-    """Makes empty stores of one kind; every test that asks for one runs over both kinds."""
-    made: list[Store] = []
-
-    def make() -> Store:
-        name = f"memory-{len(made)}"
-        place = tmp_path / name if request.param == "local" else f"memory://{request.node.name}/{name}"
-        made.append(open_store(place))
-        return made[-1]
-
-    yield make
-    for store in made:
-        if isinstance(store, InMemoryStore):
-            store.forget()
+    """Makes empty stores of one kind; every test that asks for one runs over all kinds."""
+    yield from stores_of_a_kind(request, tmp_path)
 
 
 @pytest.fixture

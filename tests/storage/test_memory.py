@@ -157,7 +157,10 @@ def test_opening_notices_a_missing_or_truncated_file(memory: Store, name: str, f
 
 
 @pytest.mark.parametrize("fault", ["missing", "truncated", "flipped"])
-def test_a_lost_or_damaged_id_map_is_built_again(memory: Store, passages: list[Any], fault: str) -> None:
+def test_a_lost_or_damaged_id_map_is_built_again(
+    memory: Store, passages: list[Any], fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIMMER_CACHE", str(tmp_path / "cache"))  # of a machine that has not read this memory
     key = "indexes/2/ids.map"
     content = bytearray(memory.read(key))
     if fault == "missing":

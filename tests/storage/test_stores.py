@@ -10,11 +10,18 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import pytest
+from stores_of_a_kind import stores_of_a_kind
 
 from glimmer import ConflictError, DamageError, StorageError, UsageError
 from glimmer.storage.memory import Memory, rollback
 from glimmer.storage.stores import InMemoryStore, LocalStore, Store, open_store, register_store
 from glimmer.storage.verify import verify
+
+
+@pytest.fixture(params=["local", "in memory", "s3"])
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    """Makes empty stores of one kind: here a bucket belongs to the quick tests."""
+    yield from stores_of_a_kind(request, tmp_path)
 
 
 def write_xy(file: BinaryIO) -> None:
@@ -133,7 +140,7 @@ def test_a_store_is_found_by_its_location_and_sent_to_other_processes(store: Sto
     for same in (open_store(store.location), pickle.loads(pickle.dumps(store))):
         assert (type(same), same.location, same.read("a")) == (type(store), store.location, b"x")
     assert open_store(f"file://{tmp_path}/m").location == tmp_path / "m"
-    for bad in ("s3://bucket/m", "memory://", ""):
+    for bad in ("ftp://bucket/m", "s3://bucket", "gs://b/m", "s3://bucket/a//b", "s3://bucket/../m", "memory://", ""):
         with pytest.raises(UsageError):
             open_store(bad)
     with pytest.raises(UsageError, match="scheme"):
