@@ -22,6 +22,7 @@ from .files import damage, sha256_bytes, translated
 from .manifest import FILE_ROWS_LIMIT, CatalogFile, largest_bytes
 from .passage import Passage
 from .stores import Store
+from .text_shards import TextShard
 from .vacuumed import PASSAGES
 
 CATALOG_SCHEMA = pa.schema(
@@ -210,3 +211,14 @@ def passage_rows(passages: Sequence[Passage], segment: str, first_row: int) -> p
             values = [getattr(passage, field.name) for passage in passages]
         columns[field.name] = pa.array(values, field.type)
     return pa.table(columns, CATALOG_SCHEMA)
+
+
+def text_rows(text: TextShard, segment: str, first_row: int) -> pa.Table:
+    """As `passage_rows`, for all passages of a text shard, each checked; no Python object is made for a passage."""
+    computed = {
+        "segment": pa.repeat(segment, text.rows),
+        "row": pa.array(np.arange(first_row, first_row + text.rows, dtype=np.int32)),
+        "n_tokens": pa.array(text.lengths()),
+    }
+    columns = text.columns([name for name in CATALOG_SCHEMA.names if name not in computed]) | computed
+    return pa.table([columns[name] for name in CATALOG_SCHEMA.names], CATALOG_SCHEMA)

@@ -45,6 +45,8 @@ SCAN_COLUMNS = (
 BLOCK: Final = 256
 _MAGIC = b"glimmer-idmap-1\n"
 _HEADER_BYTES = 4096
+_SUMMED: Final = 64  # blocks whose widened entries stay in the processor's cache
+_WRITTEN: Final = 256 * BLOCK  # entries of a column that are put in order and written at once
 _MAX_ROWS = 1 << 32  # a location has 32 bits
 _COLUMNS: dict[str, tuple[np.dtype[Any], int]] = {
     "prefix": (np.dtype("<u8"), 1),
@@ -156,7 +158,7 @@ def _fill(columns: Columns, where: slice, batch: pa.RecordBatch, bases: Mapping[
 def _order(columns: Columns) -> npt.NDArray[np.int64]:
     """Indices that sort by (prefix, suffix); raises DamageError for an id that occurs twice or a row used twice."""
     prefix, suffix = columns["prefix"], columns["suffix"]
-    order = np.argsort(prefix, kind="stable")
+    order = np.argsort(prefix)  # equal ones in any order: they are sorted below
     ordered = prefix[order]
     equal = np.flatnonzero(ordered[1:] == ordered[:-1])
     # Runs of equal prefixes are rare and short: sort each by suffix.
@@ -181,8 +183,8 @@ def _write(file: BinaryIO, columns: Columns, order: npt.NDArray[np.int64], heade
     for name, (dtype, width) in _COLUMNS.items():
         source = columns[name]
         total = []
-        for start in range(0, len(order), BLOCK * 4096):
-            chunk = source[order[start : start + BLOCK * 4096]].astype(dtype)
+        for start in range(0, len(order), _WRITTEN):
+            chunk = source[order[start : start + _WRITTEN]].astype(dtype)
             padding = -len(chunk) % BLOCK
             chunk = np.concatenate([chunk, np.zeros((padding, *chunk.shape[1:]), dtype)])
             total.append(_checksums(chunk.reshape(-1, BLOCK * width)))
@@ -197,9 +199,14 @@ def _write(file: BinaryIO, columns: Columns, order: npt.NDArray[np.int64], heade
 
 def _checksums(blocks: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """uint64 [k] of k blocks; guaranteed to change with any single bit, and with others but for one in 2^64 or so."""
-    words = blocks.astype(np.int64).view(np.uint64) if blocks.dtype.kind == "i" else blocks.astype(np.uint64)
-    result: npt.NDArray[np.uint64] = (words * _MULTIPLIERS[: blocks.shape[1]]).sum(axis=1, dtype=np.uint64)
-    return result
+    sums = np.empty(len(blocks), np.uint64)
+    for start in range(0, len(blocks), _SUMMED):
+        words = blocks[start : start + _SUMMED]
+        words = (
+            words.astype(np.int64).view(np.uint64) if words.dtype.kind == "i" else words.astype(np.uint64, copy=False)
+        )
+        np.einsum("ij,j->i", words, _MULTIPLIERS[: words.shape[1]], out=sums[start : start + _SUMMED])
+    return sums
 
 
 class _ArticleCount:

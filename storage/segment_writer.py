@@ -98,13 +98,14 @@ class SegmentWriter:
 
     def read_text(self, shard: int) -> list[Passage]:
         """The passages of `shard` as planned, each row's checksum checked."""
-        return self._text(shard).passages()
+        return self.open_text(shard).passages()
 
     def discard(self) -> None:
         """Deletes the segment, which no commit names."""
         self.store.delete_tree(self.key)
 
-    def _text(self, shard: int) -> TextShard:
+    def open_text(self, shard: int) -> TextShard:
+        """The text of `shard` as planned; its rows are checked when they are read. Raises DamageError."""
         return TextShard(self.store, f"{self.key}/{text_name(shard)}", "plan the job again")
 
     def read_rows(self, rows: Sequence[int]) -> list[Passage]:
@@ -112,7 +113,7 @@ class SegmentWriter:
         return [
             shard.passage(row % SHARD_ROWS)
             for number, group in itertools.groupby(rows, key=lambda row: row // SHARD_ROWS)
-            for shard in (self._text(number),)
+            for shard in (self.open_text(number),)
             for row in group
         ]
 
@@ -157,7 +158,7 @@ class SegmentWriter:
             )
         if lengths.shape != (rows,) or not np.issubdtype(lengths.dtype, np.integer):
             raise UsageError(f"shard {shard} takes {rows} integer lengths, not {lengths.shape}", where=self.name)
-        if not np.array_equal(self._text(shard).lengths(), lengths):
+        if not np.array_equal(self.open_text(shard).lengths(), lengths):
             raise UsageError(f"lengths of shard {shard} are not those of its text", where=self.name)
         if int(lengths.min()) < 1 or int(lengths.max()) > shape.window:
             raise UsageError(f"shard {shard} has a passage outside 1..{shape.window} tokens", where=self.name)

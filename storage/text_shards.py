@@ -7,7 +7,9 @@ error that names it, never a crash and never wrong text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +117,47 @@ class TextShard:
     def _damaged(self, row: int) -> DamageError:
         return DamageError(f"row {row} fails its checksum", where=self.path, remedy=self._remedy)
 
+    def columns(self, names: Sequence[str]) -> dict[str, pa.Array]:
+        """Columns of the shard, copied, after every row of it has been checked; raises as `passage` does.
+
+        `names` are of strings and integers of PASSAGE_SCHEMA. Several times faster than `passages`.
+        """
+        if not self._is_sound():
+            self.passages()  # finds the row
+            raise DamageError("it is not what was written", where=self.path, remedy=self._remedy)
+        found = {name: self._strings(name) if name in _TEXT_COLUMNS else pa.array(self._data[name]) for name in names}
+        with translated(self.path, damage(self.path, self._remedy)):
+            for column in found.values():
+                column.validate(full=True)
+        return found
+
+    def _strings(self, name: str) -> pa.Array:
+        offsets, data = self._offsets[name], self._data[name]
+        start, stop = int(offsets[0]), int(offsets[-1])
+        return pa.StringArray.from_buffers(
+            self.rows, pa.py_buffer(offsets - start), pa.py_buffer(data[start:stop].tobytes())
+        )
+
+    def _is_sound(self) -> bool:
+        """Whether all offsets lie within their buffers and all checksums agree."""
+        for name, edges in self._offsets.items():
+            if edges[0] < 0 or edges[-1] > len(self._data[name]) or np.any(edges[1:] < edges[:-1]):
+                return False
+        head = [self._data[name] for name in _INTEGER_COLUMNS]
+        head += [np.diff(self._offsets[name]) for name in ("article_id", "title", "text", "tokens")]
+        sums = map(zlib.crc32, _pieces(np.stack(head, axis=1).astype("<i4"), np.arange(self.rows + 1) * 32))
+        for name in ("passage_id", "content_hash", "article_id", "title", "text"):
+            sums = map(zlib.crc32, _pieces(self._data[name], self._offsets[name]), sums)
+        tokens = self._data["tokens"].astype("<u4", copy=False)
+        sums = map(zlib.crc32, _pieces(tokens, 4 * self._offsets["tokens"].astype(np.int64)), sums)
+        return np.array_equal(np.fromiter(sums, np.uint32, self.rows), self._data["checksum"])
+
     def passages(self) -> list[Passage]:
         """All passages of the shard, in row order, each checked."""
         return [self.passage(row) for row in range(self.rows)]
+
+
+def _pieces(data: npt.NDArray[Any], edges: npt.NDArray[np.integer[Any]]) -> Iterator[bytes]:
+    """The bytes of `data` between each edge, in bytes, and the next."""
+    content, at = data.tobytes(), edges.tolist()
+    return (content[start:stop] for start, stop in itertools.pairwise(at))

@@ -16,7 +16,7 @@ from ...encoders.builtin_models import name_for_others
 from ...encoders.models import LoadedModel
 from ...progress import polled
 from ...reader.encoder_match import check_encoder
-from ...storage.catalog_files import passage_rows
+from ...storage.catalog_files import text_rows
 from ...storage.codecs import spec_text
 from ...storage.identity import Identity
 from ...storage.passage import SHARD_ROWS
@@ -113,4 +113,4 @@ def encode_segment(job: Job, *, encoding: Encoding, rows: int, code_bytes: int, 
 def planned_rows(writer: SegmentWriter, shards: int) -> Iterator[pa.Table]:
     """The catalog rows of a planned segment, a table for each shard, in row order."""
     for shard in range(shards):
-        yield passage_rows(writer.read_text(shard), writer.segment, shard * SHARD_ROWS)
+        yield text_rows(writer.open_text(shard), writer.segment, shard * SHARD_ROWS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,23 @@ def test_many_blocks_in_batches_from_two_segments(store: Store, kit: Any) -> Non
     build_id_map(store, "ids.map", batches, rows=len(names), bases=bases, content_sha256=CONTENT)
     found = IdMap(store, "ids.map", content_sha256=CONTENT)
     assert found.locations(found.find(names)).tolist() == list(range(len(names)))
+
+
+def test_checksums_are_those_of_the_format(store: Store) -> None:
+    names = [f"{number:032x}" for number in range(BLOCK + 7)]
+    build(store, names)
+    content = store.read("ids.map")
+    blocks, offset = 2, 4096
+    multipliers = np.frombuffer(hashlib.shake_256(b"glimmer id map").digest(8 * 4 * BLOCK), "<u8") | np.uint64(1)
+    expected = []
+    for dtype, width in (("<u8", 1), ("<u4", 1), ("<u2", 1), ("<u8", 1), ("<i4", 4)):
+        size = blocks * BLOCK * width
+        column = np.frombuffer(content, dtype, size, offset)
+        offset += column.nbytes
+        for block in np.split(column, blocks):
+            words = zip(block.tolist(), multipliers.tolist(), strict=False)
+            expected.append(sum(word * multiplier for word, multiplier in words) % 2**64)
+    assert np.frombuffer(content, "<u8", offset=offset).tolist() == expected
 
 
 def test_an_id_or_a_row_listed_twice_is_refused(store: Store) -> None:

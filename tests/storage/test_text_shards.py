@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,8 @@ def test_passages_come_back_as_they_were(new_store: Callable[[], Store], rows: l
     store.put("0.arrow", text_shard(rows))
     shard = TextShard(store, "0.arrow")
     assert shard.passages() == rows
+    for name in ("passage_id", "article_id", "title", "text", "content_hash", "end_paragraph_id"):
+        assert shard.columns([name])[name].to_pylist() == [getattr(row, name) for row in rows]
     assert shard.lengths().tolist() == [len(row.tokens) for row in rows]
 
 
@@ -77,7 +80,18 @@ def test_no_flipped_bit_is_ever_read_as_text(store: Store, kit: Any, count: int)
                 assert TextShard(store, "0.arrow").passage(number) == row
             except DamageError:
                 noticed += 1
+        with contextlib.suppress(DamageError):
+            found = TextShard(store, "0.arrow").columns(["passage_id", "text"])
+            assert found["passage_id"].to_pylist() == [row.passage_id for row in rows]
+            assert found["text"].to_pylist() == [row.text for row in rows]
     assert noticed > count / 3
+
+
+def test_columns_of_a_shard_with_a_damaged_row_name_the_row(store: Store, kit: Any) -> None:
+    content = text_shard([kit.passage(number) for number in range(6)])
+    store.put("0.arrow", content.replace(b"Text of passage 4", b"Text of passage 5"))
+    with pytest.raises(DamageError, match="row 4 fails its checksum"):
+        TextShard(store, "0.arrow").columns(["passage_id"])
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 700])
