@@ -44,6 +44,7 @@ _SHOWN_CHARACTERS = 60  # of a text, in a passage's repr
 _PASSAGE_ID = re.compile(r"[0-9a-f]{32}")
 _CONTENT_HASH = re.compile(r"[0-9a-f]{16}")
 _INTEGERS = struct.Struct("<4i4I")
+_NUMBER = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -118,11 +119,9 @@ class Passage:
 
 def content_hash(title: str, text: str) -> str:
     """16 hex digits: BLAKE2b (8 bytes) of title and text in UTF-8, each preceded by its length."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in (title.encode(), text.encode()):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()
+    heading, body = title.encode(), text.encode()
+    content = b"".join((_NUMBER.pack(len(heading)), heading, _NUMBER.pack(len(body)), body))
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def is_passage_id(text: str) -> bool:
@@ -141,6 +140,9 @@ def passage_batch(passages: Sequence[Passage]) -> pa.RecordBatch:
     offsets = np.zeros(len(passages) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     flat = np.concatenate([p.tokens for p in passages]) if passages else np.zeros(0, np.int32)
+    if flat.size and flat.min() < 0:
+        negative = next(p.passage_id for p in passages if p.tokens.min() < 0)
+        raise UsageError(f"passage {negative}: token ids cannot be negative")
     tokens = pa.ListArray.from_arrays(
         pa.array(offsets), pa.array(flat.astype(np.uint32)), type=PASSAGE_SCHEMA.field("tokens").type
     )
@@ -161,7 +163,5 @@ def _check(passage: Passage) -> None:
         raise UsageError(f"passage id {name!r} is not 32 lower-case hex digits")
     if _CONTENT_HASH.fullmatch(passage.content_hash) is None:
         raise UsageError(f"passage {name}: content hash {passage.content_hash!r} is not 16 lower-case hex digits")
-    if passage.tokens.ndim != 1 or not len(passage.tokens) or not np.issubdtype(passage.tokens.dtype, np.integer):
+    if passage.tokens.ndim != 1 or not len(passage.tokens) or passage.tokens.dtype.kind not in "iu":
         raise UsageError(f"passage {name}: tokens must be a non-empty vector of integers")
-    if int(passage.tokens.min()) < 0:
-        raise UsageError(f"passage {name}: token ids cannot be negative")

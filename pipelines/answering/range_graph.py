@@ -156,7 +156,7 @@ def answer_on_engine(
         make_directories(parts)
         progress.at(before)
         with counts as answered, polled(progress, finished):
-            run_step("Answer", left, AnswerRanges(work, str(parts.resolve()), counts), engine)
+            run_step("Answer", left, AnswerRanges(work, str(parts.resolve()), counts), engine, finished)
     return _join(parts, spans, output)
 
 

@@ -19,6 +19,9 @@ from .rejects import RecordError, Rejection, snippet
 from .salvage import salvaged_id
 
 MAX_ID_BYTES: Final = 1_024
+HEADING: Final = "Section::::"
+BULLET: Final = "BULLET::::"
+"""KILT's mark-up, at the beginning of a paragraph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +118,15 @@ def title_field(record: Mapping[str, Any], *names: str) -> str:
         value = record.get(name)
         if value is None:
             continue
+        if isinstance(value, str):
+            return clean_title(value)
         if isinstance(value, float):
-            value = "" if math.isnan(value) else int(value) if value.is_integer() else value
+            if math.isnan(value):
+                return ""
+            value = int(value) if value.is_integer() else value
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
-        if not isinstance(value, str):
-            raise RecordError("wrong_type", f"field '{name}' is {kind(value)}, expected a string or a number")
-        return clean_title(value)
+        raise RecordError("wrong_type", f"field '{name}' is {kind(value)}, expected a string or a number")
     return ""
 
 
@@ -160,8 +165,8 @@ def clean_title(title: str) -> str:
 
 
 def need_text(paragraphs: list[str]) -> list[str]:
-    """`paragraphs` itself, or RecordError `empty_text` where all of them are blank."""
-    if not any(not blank(p) for p in paragraphs):
+    """`paragraphs` itself, or RecordError `empty_text` where all of them are blank, or nothing but mark-up."""
+    if all(blank(p.removeprefix(HEADING if p.startswith(HEADING) else BULLET)) for p in paragraphs):
         raise RecordError("empty_text", "the article has no text")
     return paragraphs
 

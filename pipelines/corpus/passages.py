@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +29,9 @@ from itertools import accumulate, pairwise
 from math import inf
 from typing import Final, NamedTuple, Protocol
 
-from . import Article
+from .article import BULLET, HEADING, Article
 
 DEFAULT_WORDS: Final = 100
-_HEADING: Final = "Section::::"
-_BULLET: Final = "BULLET::::"
 _HEADING_WORDS: Final = 30
 _WHOLE_WORDS: Final = 1000  # a row of a file cut by others is kept whole up to here
 _LONG_RUN: Final = 64  # characters without a space beyond which a run may be cut inside
@@ -52,6 +51,7 @@ _SENTENCE_END: Final = re.compile(
 # Scripts written without spaces: Thai to Khmer, kana, Han.
 _UNSPACED: Final = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _RUN: Final = re.compile(r"\S+")
+_NUMBER: Final = struct.Struct("<Q")
 
 
 class PassageDraft(NamedTuple):
@@ -98,10 +98,10 @@ class _Unit(NamedTuple):
 
 def display(paragraph: str) -> str:
     """A paragraph as it is shown, mark-up and NULs blanked with spaces: of the same length, so that offsets hold."""
-    if paragraph.startswith(_HEADING):
-        paragraph = " " * len(_HEADING) + paragraph[len(_HEADING) :].replace(".:", ". ")
-    elif paragraph.startswith(_BULLET):
-        paragraph = " " * len(_BULLET) + paragraph[len(_BULLET) :]
+    if paragraph.startswith(HEADING):
+        paragraph = " " * len(HEADING) + paragraph[len(HEADING) :].replace(".:", ". ")
+    elif paragraph.startswith(BULLET):
+        paragraph = " " * len(BULLET) + paragraph[len(BULLET) :]
     return paragraph.replace("\x00", " ")
 
 
@@ -112,29 +112,43 @@ def readable(paragraph: str) -> str:
 
 def count_words(text: str) -> int:
     """Words in a text. Long runs without spaces count a word for 8 characters, for 2 in scripts that use no spaces."""
-    words = len(text.split())
-    unspaced = 0 if text.isascii() or not _UNSPACED.search(text) else len(_UNSPACED.findall(text))
+    return _count_words(text, len(text.split()))
+
+
+def _count_words(text: str, words: int, spaced: bool = False) -> int:
+    """The same, for a text that white space parts in `words`. `spaced`: no character in it is of an unspaced script."""
+    unspaced = 0 if spaced or _is_spaced(text) else len(_UNSPACED.findall(text))
     if not unspaced and len(text) <= 12 * words:
         return words
     return max(words, unspaced // 2 + (len(text) - unspaced) // 8)
 
 
+def _is_spaced(text: str) -> bool:
+    return text.isascii() or not _UNSPACED.search(text)
+
+
 def cut_article(article: Article, words: int = DEFAULT_WORDS) -> list[PassageDraft]:
     """The passages of one article, in order, of about `words` words (at most 1.3 times that).
 
-    Together they cover every character of the article but white space and mark-up; blank paragraphs hold none. An
+    Together they cover every character of the article but white space and mark-up; blank paragraphs hold none, and an
+    article of nothing else has none. An
     article cut by its source (`article.whole`) is one passage unless it has over a thousand words.
     """
     shown = [display(p) for p in article.paragraphs]
     limit = int(words * _MAXIMUM)
     if sum(map(len, shown)) <= 12 * max(limit, _WHOLE_WORDS):
-        total = sum(map(count_words, shown))
-        if total <= limit or (article.whole and total <= _WHOLE_WORDS):
-            first = next(i for i, p in enumerate(shown) if p and not p.isspace())
-            last = next(i for i in range(len(shown) - 1, -1, -1) if shown[i] and not shown[i].isspace())
+        split = [p.split() for p in shown]
+        total = sum(map(_count_words, shown, map(len, split)))
+        filled = [i for i, parts in enumerate(split) if parts]
+        if filled and (total <= limit or (article.whole and total <= _WHOLE_WORDS)):
+            first, last = filled[0], filled[-1]
+            text = "\n".join([" ".join(parts) for parts in split[first : last + 1]])
             start, end = _lead(shown[first]), len(shown[last].rstrip())
-            return [_draft(article, shown, (first, start), (last, end))]
+            offset = article.first_paragraph
+            return [PassageDraft(article, text, first + offset, start, last + offset, end)]
     units = _units(article, shown, words)
+    if not units:
+        return []
     edges = [0, *_anchors(units, shown, words), len(units)]
     drafts: list[PassageDraft] = []
     for begin, stop in pairwise(edges):
@@ -202,12 +216,10 @@ def reassemble(passages: Iterable[Spanned]) -> dict[int, str]:
 
 def passage_id(article_id: str, title: str, text: str, occurrence: int = 0) -> str:
     """32 hex digits: BLAKE2b over the three texts, each with its length, and which repetition in the article it is."""
-    digest = hashlib.blake2b(digest_size=16, person=b"glimmer passage")
-    for part in (article_id.encode(), title.encode(), text.encode()):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    digest.update(occurrence.to_bytes(8, "little"))
-    return digest.hexdigest()
+    article, heading, body = article_id.encode(), title.encode(), text.encode()
+    number = _NUMBER.pack
+    parts = (number(len(article)), article, number(len(heading)), heading, number(len(body)), body, number(occurrence))
+    return hashlib.blake2b(b"".join(parts), digest_size=16, person=b"glimmer passage").hexdigest()
 
 
 def _draft(
@@ -225,7 +237,7 @@ def _draft(
 
 def _lead(text: str) -> int:
     """White space characters a text begins with."""
-    return len(text) - len(text.lstrip())
+    return len(text) - len(text.lstrip()) if text[:1].isspace() else 0
 
 
 # Units: where an article may be cut.
@@ -238,7 +250,7 @@ def _units(article: Article, shown: Sequence[str], words: int) -> list[_Unit]:
     for index, text in enumerate(shown):
         if not text or text.isspace():
             continue
-        heading = article.paragraphs[index].startswith(_HEADING) and count_words(text) <= _HEADING_WORDS
+        heading = article.paragraphs[index].startswith(HEADING) and count_words(text) <= _HEADING_WORDS
         if heading and units and held is None:
             units[-1] = units[-1]._replace(after=_SECTION)
         if heading:
@@ -260,13 +272,14 @@ def _paragraph_units(text: str, index: int, words: int) -> list[_Unit]:
     units: list[_Unit] = []
     stop = len(text.rstrip())
     begin = _lead(text)
+    spaced = _is_spaced(text)
     ends = [m.end() for m in _SENTENCE_END.finditer(text, begin, stop)]
     for end in [*ends, stop]:
         sentence = text[begin:end]
         begin += _lead(sentence)
         if begin >= end:
             continue
-        count = count_words(sentence)
+        count = _count_words(sentence, len(sentence.split()), spaced)
         if count <= words:
             units.append(_Unit((index, begin), (index, end), count, _SENTENCE))
         else:

@@ -61,7 +61,7 @@ def kilt_article(record: Mapping[str, Any], names: FieldNames, place: str) -> Ar
     article_id = id_field(record, *names.ids)
     field = names.texts[0]
     text = record.get(field)
-    if isinstance(text, Mapping):  # Hugging Face's kilt_wikipedia
+    if not isinstance(text, list) and isinstance(text, Mapping):  # Hugging Face's kilt_wikipedia
         text = text.get("paragraph")
     if text is None:
         raise RecordError("missing_field", f"field '{field}' is missing or null")

@@ -105,7 +105,7 @@ def encode_segment(job: Job, *, encoding: Encoding, rows: int, code_bytes: int, 
             counts as encoded,
             polled(job.progress, lambda: max(job.ledger.progress().rows, job.resumed + encoded.value)),
         ):
-            run_step("Encode", groups, EncodeShards(work, counts), engine)
+            run_step("Encode", groups, EncodeShards(work, counts), engine, lambda: job.ledger.progress().rows)
 
     return job.write_segment("encode", write, rows=rows, window=window, code_bytes=code_bytes)
 

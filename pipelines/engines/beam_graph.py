@@ -5,25 +5,148 @@ The graph needs nothing that some runner lacks: no side inputs, no outputs, no m
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineRunner
+from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from ... import GlimmerError
+from .carried_errors import WithCarriedErrors, error_in
+from .worker_error import WorkerError
 
 
-def run_graph(
+def run_here(
     label: str, elements: Sequence[Any], step: beam.DoFn, *, runner: PipelineRunner, options: Sequence[str]
 ) -> None:
-    """Builds the graph and runs it to its end with `runner` and `options`, which are Beam's, as `--name=value`.
+    """Builds the graph and runs it to its end with a runner of this process and Beam's `options`, as `--name=value`.
 
     Raises the `GlimmerError` that the step raised, as it was.
     """
+    try:
+        _graph(label, elements, step, runner, options).run().wait_until_finish()
+    except Exception as error:
+        raise _original(error) from error
+
+
+def run_there(
+    label: str,
+    elements: Sequence[Any],
+    step: beam.DoFn,
+    *,
+    runner: PipelineRunner,
+    options: Sequence[str],
+    stall_seconds: float,
+    done: Callable[[], float] | None,
+) -> None:
+    """Builds the graph and has a runner with workers elsewhere run it to its end.
+
+    Raises the error that the step raised, as far as its text tells it; WorkerError for any other failure, and when
+    `done` has not grown for `stall_seconds`: some runners wait for ever for a worker that has died.
+    """
+    pipeline = _graph(label, elements, WithCarriedErrors(step), runner, options)
+    with _silent_logs():
+        outcome = _Outcome(pipeline)
+        seen, moved = None, time.monotonic()
+        while not outcome.wait(1.0):
+            if done is None:
+                continue
+            if (amount := done()) != seen:
+                seen, moved = amount, time.monotonic()
+            elif time.monotonic() - moved > stall_seconds:
+                outcome.cancel()
+                raise WorkerError(
+                    f"the Beam runner has made no progress with {label} for {stall_seconds:,.0f} seconds",
+                    remedy="look after its workers and run the same command again to resume (--stall-seconds)",
+                )
+    if outcome.error is not None:
+        raise _of_runner(outcome.error, label) from outcome.error
+
+
+class _Outcome(threading.Thread):
+    """Runs a pipeline in a thread of its own, so that somebody can lose patience."""
+
+    def __init__(self, pipeline: beam.Pipeline) -> None:
+        super().__init__(name="Beam runner", daemon=True)
+        self._pipeline = pipeline
+        self._result: PipelineResult | None = None
+        self.error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._result = self._pipeline.run()
+            self._result.wait_until_finish()
+        except Exception as error:
+            self.error = error
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the pipeline has ended, at the latest after `seconds`."""
+        self.join(seconds)
+        return not self.is_alive()
+
+    def cancel(self) -> None:
+        """Asks the runner to give up; what it answers matters no more."""
+        if self._result is not None:
+            threading.Thread(target=self._cancel, args=(self._result,), name="cancel", daemon=True).start()
+
+    @staticmethod
+    def _cancel(result: PipelineResult) -> None:
+        with contextlib.suppress(Exception):
+            result.cancel()
+
+
+@contextmanager
+def _silent_logs() -> Iterator[None]:
+    """Keeps a runner from logging, with tracebacks, what is told as an error here; --debug shows it all the same."""
+    beam_log, root = logging.getLogger("apache_beam"), logging.getLogger()
+    if beam_log.level not in (logging.NOTSET, logging.ERROR):
+        yield
+        return
+    from apache_beam.runners.worker import sdk_worker
+
+    vars(sdk_worker)["print"] = lambda *_, **__: None  # a worker in this process prints the traceback of each error
+    level, nowhere = beam_log.level, logging.NullHandler()
+    beam_log.setLevel(logging.CRITICAL + 1)
+    root.addHandler(nowhere)
+    root.addFilter(_nothing)  # of what is logged by no logger's name, as a job server's messages are
+    try:
+        yield
+    finally:
+        del vars(sdk_worker)["print"]
+        root.removeFilter(_nothing)
+        root.removeHandler(nowhere)
+        beam_log.setLevel(level)
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
+
+
+def _of_runner(error: Exception, label: str) -> BaseException:
+    """The step's own error if the runner's tells it, else a WorkerError with the runner's last words."""
+    original = _original(error)
+    if isinstance(original, GlimmerError):
+        return original
+    text = str(error)
+    if (carried := error_in(text)) is not None:
+        return carried
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = lines[-1] if lines else type(error).__name__
+    return WorkerError(
+        f"the Beam runner failed at {label}: {said[:500]}", remedy="see the log of its workers (--debug)"
+    )
+
+
+def _graph(
+    label: str, elements: Sequence[Any], step: beam.DoFn, runner: PipelineRunner, options: Sequence[str]
+) -> beam.Pipeline:
     beam_log = logging.getLogger("apache_beam")
     if beam_log.level == logging.NOTSET:  # what the caller set stays
         beam_log.setLevel(logging.ERROR)
@@ -35,10 +158,7 @@ def run_graph(
             | "Spread" >> beam.Reshuffle()
             | label >> beam.ParDo(step)
         )
-    try:
-        pipeline.run().wait_until_finish()
-    except Exception as error:
-        raise _original(error) from error
+    return pipeline
 
 
 @contextmanager

@@ -5,18 +5,20 @@ Its workers need a file system or a bucket that they share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.runners import runner as beam_runners
 
 from ... import UsageError
-from .beam_graph import run_graph
+from .beam_graph import run_there
 from .engine import IN_PROCESS, Engine
 
 
-def run(label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine) -> None:
+def run(
+    label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine, done: Callable[[], float] | None = None
+) -> None:
     """Runs a step with the Beam runner `engine.runner`; see `run_step`. UsageError if there is no such runner."""
     try:
         runner = beam_runners.create_runner(engine.runner)
@@ -24,4 +26,10 @@ def run(label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine) ->
         raise UsageError(
             f"runner {engine.runner!r} is not available: {error}; use --runner {IN_PROCESS} or a runner of Beam's"
         ) from error
-    run_graph(label, elements, step, runner=runner, options=engine.options)
+    run_there(
+        *(label, elements, step),
+        runner=runner,
+        options=engine.options,
+        stall_seconds=engine.stall_seconds,
+        done=done,
+    )

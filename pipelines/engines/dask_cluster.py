@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,7 +38,9 @@ _IDLE_S: Final = 120.0
 _LOUD: Final = ("distributed", "distributed.client", "tornado.application", "asyncio")
 
 
-def run(label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine) -> None:
+def run(
+    label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine, done: Callable[[], float] | None = None
+) -> None:
     """Runs a step on the cluster at `engine.cluster`; see `run_step`.
 
     Raises UsageError where no scheduler answers there or the step cannot be sent, WorkerError when there are no

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final
 
@@ -36,7 +36,9 @@ _SECONDS_TO_TERMINATE: Final = 2.0
 _log = logging.getLogger(__name__)
 
 
-def run(label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine) -> None:
+def run(
+    label: str, elements: Sequence[Any], step: beam.DoFn, engine: Engine, done: Callable[[], float] | None = None
+) -> None:
     """Runs a step in `engine.workers` processes; see `run_step`.
 
     Raises UsageError for a step that cannot be sent to another process, WorkerError for an element at which two

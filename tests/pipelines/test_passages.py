@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import time
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_data import Wikipedia
 
-from glimmer.pipelines.corpus import Article, read_articles
+from glimmer.pipelines.corpus import Article, Rejection, read_articles
 from glimmer.pipelines.corpus.passages import (
     PassageDraft,
     count_words,
@@ -251,3 +253,27 @@ def test_wikipedia_loses_nothing(wikipedia: Wikipedia) -> None:
         check(source, cut_article(source))
         paragraphs += len(whole(source))
     assert paragraphs == wikipedia.paragraphs
+
+
+@pytest.mark.parametrize(
+    ("words", "passages", "digest"), [(100, 962, "bc44d74033220e52"), (20, 3669, "348f7aba03eeb16b")]
+)
+def test_passages_of_real_articles_stay_as_they_are(words: int, passages: int, digest: str) -> None:
+    """Ids depend on every boundary: other passages of an unchanged article would all be encoded again."""
+    source = FIXTURES / "wikipedia" / "knowledgesource.jsonl.gz"
+    drafts = [
+        d for record in read_articles([source]) if isinstance(record, Article) for d in cut_article(record, words)
+    ]
+    told = hashlib.sha256(b"".join(repr(draft[1:]).encode() for draft in drafts))
+    assert (len(drafts), told.hexdigest()[:16]) == (passages, digest)
+
+
+def test_an_article_of_mark_up_alone_is_rejected_and_has_no_passages(tmp_path: Path) -> None:
+    for paragraph in ("BULLET::::", "Section:::: ", " \x00"):
+        assert cut_article(article([paragraph, ""])) == []
+    source = tmp_path / "pages.jsonl"
+    page = {"wikipedia_id": "7", "wikipedia_title": "Empty list", "text": ["Empty list", "BULLET::::", "Section::::"]}
+    source.write_text(json.dumps(page) + "\n")
+    (rejection,) = read_articles([source])
+    assert isinstance(rejection, Rejection)
+    assert (rejection.reason, rejection.article_id) == ("empty_text", "7")
