@@ -108,7 +108,7 @@ def test_every_command_works_from_another_directory(
         ("diff", "PLACE", "1", "2"),
     ],
 )
-def test_a_bucket_is_refused_by_name_and_no_directory_is_made_of_it(
+def test_a_url_that_no_store_has_is_refused_by_name_and_no_directory_is_made_of_it(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -116,7 +116,7 @@ def test_a_bucket_is_refused_by_name_and_no_directory_is_made_of_it(
     shutil.copy(world / "questions.jsonl", "q.jsonl")
     (tmp_path / "m").symlink_to(world / "model")
     before = sorted(os.listdir())
-    result = CliRunner().invoke(glimmer, ["s3://bucket/m" if part == "PLACE" else part for part in arguments])
+    result = CliRunner().invoke(glimmer, ["ftp://host/m" if part == "PLACE" else part for part in arguments])
     assert result.exit_code != 0
-    assert "s3:// is not supported" in str(result.exception)
+    assert "ftp:// is not supported" in str(result.exception)
     assert sorted(os.listdir()) == before
