@@ -34,6 +34,7 @@ from ...storage.verify import (
     verify,
 )
 from ...wording import counted
+from ..engines import Engine
 from .repair_catalog import repair_catalog_files
 from .repair_report import RepairResult, explained
 from .repair_shards import repair_shards
@@ -45,6 +46,7 @@ def repair(
     model: str | None = None,
     version: int | None = None,
     drop: bool = False,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> RepairResult:
     """Verifies a version of a memory and repairs what it can.
@@ -55,6 +57,7 @@ def repair(
             is loaded only if codes have to be made again.
         version: which version; None takes the newest. Of an older one only what can be put back as it was is repaired.
         drop: give up passages whose text is lost, in a new version; `glimmer refresh` then adds them again.
+        engine: where damaged shards are restored; None does it in this process, as is done with what else is damaged.
         progress: progress callback.
 
     Raises:
@@ -80,7 +83,9 @@ def repair(
     begun = result.version
     while not all(map(_is_first_stage, report.damages)):  # a catalog file comes before shards can be told to be whole
         before = (len(result.repaired), result.new_version)
-        _repair_round(store, result, report, version, model=model, drop=drop, progress=progress)
+        _repair_round(
+            *(store, result, report, version), model=model, drop=drop, engine=engine or Engine(), progress=progress
+        )
         if (len(result.repaired), result.new_version) == before:
             break
         report = _verified(store, version, progress)
@@ -136,6 +141,7 @@ def _repair_round(
     *,
     model: str | None,
     drop: bool,
+    engine: Engine,
     progress: Progress,
 ) -> None:
     """Repairs what `report` lists, as far as what it needs is whole."""
@@ -150,7 +156,7 @@ def _repair_round(
         return
     if INDEX_KIND in kinds:
         _rebuild_id_map(memory, report, result)
-    repair_shards(memory, report, result, model=model, drop=drop, progress=progress)
+    repair_shards(memory, report, result, model=model, drop=drop, engine=engine, progress=progress)
 
 
 def _repair_originals(store: Store, result: RepairResult, report: VerifyReport) -> None:

@@ -21,17 +21,26 @@ from ...storage.manifest import Manifest
 from ...storage.memory import Memory
 from ...storage.passage import SHARD_ROWS, Passage
 from ...storage.verify import TEXT_KIND, VerifyReport
+from ..engines import Engine
 from ..jobs import Job
 from .compact import merge
 from .repair_catalog import placed
 from .repair_report import SHARD_KINDS, RepairResult
 from .restore import OtherVersions, Reencoder, Restored, ShardRestorer, with_places
+from .restore_step import DamagedShard, restore_on_engine
 
 _MOST_BYTES: Final = 1 << 30  # of restored codes held in memory; the rest is for the next round
 
 
 def repair_shards(
-    memory: Memory, report: VerifyReport, result: RepairResult, *, model: str | None, drop: bool, progress: Progress
+    memory: Memory,
+    report: VerifyReport,
+    result: RepairResult,
+    *,
+    model: str | None,
+    drop: bool,
+    engine: Engine,
+    progress: Progress,
 ) -> None:
     """Restores the shards that `report` lists, as far as it can, and notes in `result` how; raises as `repair` does."""
     damaged: dict[tuple[str, int], set[str]] = defaultdict(set)
@@ -44,14 +53,18 @@ def repair_shards(
     encoder, others = Reencoder(memory, model), OtherVersions(memory)
     to_move: list[Restored] = []
     lost: dict[str, None] = {}
-    for (segment, shard), kinds in sorted(damaged.items()):
+    shards = list(_restorable(memory, damaged, live))
+    if not engine.is_this_process:
+        put_back = restore_on_engine(memory, shards, model=model, engine=engine, progress=progress)
+        for (segment, _), found in put_back.items():
+            result.recoded += found.recoded
+            for name in found.files:
+                result.note(f"segments/{segment}/{name}", "put back as it was written")
+        shards = [each for each in shards if (each.segment, each.shard) not in put_back]
+    for each in shards:
+        segment = each.segment
         reader = next(reader for reader in memory.readers if reader.segment == segment)
-        try:
-            _ = reader.records
-        except DamageError:
-            continue  # nothing says what the shard was: its digests come first
-        here = {row: name for row, name in live[segment].items() if row // SHARD_ROWS == shard}
-        restored = ShardRestorer(memory, reader, shard, kinds, here, encoder, others).run()
+        restored = ShardRestorer(memory, reader, each.shard, set(each.kinds), dict(each.live), encoder, others).run()
         result.recoded += restored.recoded
         for name in restored.put_back:
             result.note(f"segments/{segment}/{name}", "put back as it was written")
@@ -71,6 +84,20 @@ def repair_shards(
     emptied = ({item.segment for item in to_move} - waiting) & set(base.segments)
     if emptied:
         result.new_version = merge(base, emptied, progress).version
+
+
+def _restorable(
+    memory: Memory, damaged: Mapping[tuple[str, int], set[str]], live: Mapping[str, Mapping[int, str]]
+) -> Iterator[DamagedShard]:
+    """The damaged shards whose digests are there; of others nothing says what they were."""
+    for (segment, shard), kinds in sorted(damaged.items()):
+        reader = next(reader for reader in memory.readers if reader.segment == segment)
+        try:
+            _ = reader.records
+        except DamageError:
+            continue
+        here = {row: name for row, name in live[segment].items() if row // SHARD_ROWS == shard}
+        yield DamagedShard(segment=segment, shard=shard, kinds=frozenset(kinds), live=here)
 
 
 class _Move:

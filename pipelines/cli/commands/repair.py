@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ....wording import counted
+from ...engines import Engine
 from ..printing import echo, print_json, shown_path
 from ..terminal import TerminalProgress
-from .options import json_option, memory_argument, version_option
+from .options import engine_options, json_option, memory_argument, version_option
 
 if TYPE_CHECKING:
     from ...maintenance.repair_report import RepairResult
@@ -23,8 +24,9 @@ _SHOWN = 50
 @click.option("--model", help="A model with the memory's encoder.  [default: the one the memory names]")
 @version_option
 @click.option("--drop", is_flag=True, help="Give up passages whose text is lost; a refresh adds them again.")
+@engine_options
 @json_option
-def repair(memory: str, model: str | None, version: int | None, drop: bool, as_json: bool) -> None:
+def repair(memory: str, model: str | None, version: int | None, drop: bool, engine: Engine, as_json: bool) -> None:
     """Repair what verify finds damaged.
 
     Codes are encoded again from the stored text, metadata and indexes made again from the catalog. A file is replaced
@@ -38,7 +40,7 @@ def repair(memory: str, model: str | None, version: int | None, drop: bool, as_j
     from ...maintenance.repair import repair as repair_job
 
     with TerminalProgress() as progress:
-        result = repair_job(memory=memory, model=model, version=version, drop=drop, progress=progress)
+        result = repair_job(memory=memory, model=model, version=version, drop=drop, engine=engine, progress=progress)
     print_json(result.to_json()) if as_json else echo(_summary(result))
     if not result.sound:
         sys.exit(1)

@@ -15,6 +15,7 @@ from glimmer import UsageError
 from glimmer.pipelines.answer import answer_file
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine
+from glimmer.pipelines.maintenance.repair import repair
 from glimmer.pipelines.refresh import refresh
 
 pytestmark = pytest.mark.usefixtures("small_groups")
@@ -57,6 +58,19 @@ def test_a_refresh_is_the_same(world: World, engine: Engine, tmp_path: Path) -> 
         shutil.copytree(world.memory, memory)
         assert refresh(sources=[newer], memory=memory, max_removed=1.0, engine=used).version == 2
     assert_same_memory(tmp_path / "shared", tmp_path / "alone")
+
+
+def test_damaged_shards_are_put_back(world: World, engine: Engine, tmp_path: Path) -> None:
+    shutil.copytree(world.memory, tmp_path / "m")
+    damaged = sorted((tmp_path / "m").glob("segments/*/codes/c.*"))[:3]
+    for file in damaged:
+        file.write_bytes(file.read_bytes()[:-9] + b"something")
+    result = repair(memory=tmp_path / "m", engine=engine)
+    assert result.sound
+    assert result.repaired == {str(file.relative_to(tmp_path / "m")): "put back as it was written" for file in damaged}
+    assert result.recoded > 0
+    assert_same_memory(tmp_path / "m", world.memory)
+    assert not list((tmp_path / "m").glob("jobs/repair-*"))
 
 
 def test_predictions_are_the_same(world: World, engine: Engine, tmp_path: Path) -> None:
