@@ -32,6 +32,7 @@ from glimmer.pipelines.maintenance.diff import compare
 from glimmer.pipelines.refreshing.articles import count_articles
 from glimmer.pipelines.refreshing.changes import files_to_replace, surviving_rows
 from glimmer.pipelines.refreshing.comparison import Comparison
+from glimmer.pipelines.refreshing.range_comparison import ComparesRanges
 from glimmer.storage.identity import EncoderIdentity, Identity, PassageSettings
 from glimmer.storage.memory import Memory, commit
 from glimmer.storage.segment_writer import SealedSegment
@@ -123,6 +124,7 @@ def refresh(memory: Path, rows: int) -> None:
         wall, cpu = then, used
 
     base = Memory.open(memory, check=False)
+    found = ComparesRanges.of(base, partial=False)()
     comparison = Comparison(base)
     fresh: list[npt.NDArray[np.uint8]] = []
     numbers: list[npt.NDArray[np.int64]] = []
@@ -135,16 +137,17 @@ def refresh(memory: Path, rows: int) -> None:
         place = np.stack([number % 4 + 1, 0 * number, number % 4 + 1, 500 + number % 100], axis=1).astype(np.int32)
         names = texts(ids).to_pylist()
         for start in range(0, count, BATCH):
-            positions = comparison.find(names[start : start + BATCH])
+            positions = found.find(names[start : start + BATCH])
             kept = positions >= 0
-            comparison.keep(positions[kept], place[start : start + BATCH][kept])
+            found.keep(positions[kept], place[start : start + BATCH][kept])
             for at in np.flatnonzero(~kept).tolist():
                 article = Article(str((first + start + at) // 4), "", [""], "")
-                comparison.add(PassageDraft(article, "", 1, 0, 1, 1))
+                found.add(PassageDraft(article, "", 1, 0, 1, 1))
     lap(f"look up {rows:,} ids in batches of {BATCH:,}")
+    comparison.take(found.arrays(), sum(map(len, fresh)))
     changes = comparison.changes()
     lap(f"{changes.removed:,} rows that go, {comparison.added:,} that come")
-    counts = count_articles(base, changes.dead, pa.array(sorted(comparison.renewed)))
+    counts = count_articles(base, changes.dead, comparison.renewed)
     lap(f"articles: {counts.changed:,} changed, {counts.kept:,} kept")
     files = files_to_replace(base, changes, comparison.added)
     lap(f"{len(files)} of {len(base.manifest.files)} catalog files to rewrite")

@@ -14,7 +14,9 @@ import time
 
 from glimmer.encoders.models import load_model
 from glimmer.pipelines.corpus import Corpus
-from glimmer.pipelines.corpus.plan import plan
+from glimmer.pipelines.planning.plan_sources import plan_sources
+from glimmer.pipelines.planning.plan_step import HeldRanges, Tools
+from glimmer.pipelines.planning.range_plan import PlanSettings
 
 
 def main() -> None:
@@ -24,6 +26,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     model = load_model(options.model)
+    tools = Tools(settings=PlanSettings(window=model.config.window), tokenise=model.passage_tokens)
     Corpus([options.source]).identity()
     ratios = []
     for number in range(options.rounds):
@@ -32,7 +35,7 @@ def main() -> None:
         corpus.identity()
         hashing = time.perf_counter() - begun
         begun = time.perf_counter()
-        plan(sources=corpus, tokenise=model.passage_tokens, window=model.config.window)
+        plan_sources(corpus, corpus.ranges(1 << 62), HeldRanges(tools))
         planning = time.perf_counter() - begun
         ratios.append(hashing / planning)
         rates = [corpus.bytes / 1e6 / seconds for seconds in (hashing, planning)]

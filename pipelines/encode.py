@@ -1,8 +1,9 @@
 """The encode job: from sources to a committed memory. Plan, encode, commit; each stage can be resumed.
 
-    plan     sources -> articles -> passages, one text shard for each 1,024, straight into the new segment
+    plan     ranges of the sources -> articles -> passages, each range a part in the job's directory
     fit      only for codecs with fitted tables: a sample of tokens -> the tables, kept for the life of the memory
-    encode   a Beam graph over shards: tokens -> batches -> codec -> one Zarr shard, an entry in the ledger
+    encode   a Beam graph over shards of 1,024 passages: parts -> one text shard; tokens -> batches -> codec -> one Zarr
+             shard; an entry in the ledger
     commit   every shard is there: one catalog commit, version 1
 
 Until the commit no reader sees anything. The job's id follows from the content of its sources and its settings, so the
@@ -31,12 +32,14 @@ from ..storage.stores import Place, Store, open_store
 from .corpus import Corpus
 from .corpus.listing import Sources, source_names
 from .corpus.passages import DEFAULT_WORDS
-from .corpus.plan import PlanSummary
+from .corpus.ranges import RANGE_BYTES
 from .encoding.codec_fit import codec_tables
 from .encoding.encoding_job import Encoding, check_identity, encode_segment, planned_rows
-from .encoding.plan_stage import identify_sources, plan_corpus
 from .engines import Engine
 from .jobs import Job, canonical_sha256
+from .planning.plan_stage import PlanPlace, identify_sources, plan_corpus
+from .planning.plan_summary import PlanSummary
+from .planning.planned_text import PartRows, PlannedText
 
 _OWN: Final = frozenset({"segments", "jobs", "memory.json", "codec", "passages", "indexes"})
 
@@ -88,6 +91,7 @@ def encode(
     precision: str = "bfloat16",
     strict: bool = False,
     engine: Engine | None = None,
+    range_bytes: int = RANGE_BYTES,
     progress: Progress | None = None,
 ) -> EncodeResult:
     """Encodes `sources` into a new memory, or resumes an interrupted job.
@@ -105,6 +109,8 @@ def encode(
         precision: matmul precision, `bfloat16` or `float32`; accumulation is float32.
         strict: stop at the first record that cannot be used instead of setting it aside.
         engine: where the Beam graph runs; None runs it in this process.
+        range_bytes: sources are planned in ranges of about so many bytes, which share the engine's workers. The memory
+            is the same whatever it is.
         progress: progress callback.
 
     Raises:
@@ -120,7 +126,7 @@ def encode(
         >>> glimmer.encode(sources=["corpus.jsonl"], memory="wiki.memory", model="sample").version
         1
     """
-    progress, sources = progress or Quiet(), source_names(sources)
+    progress, engine, sources = progress or Quiet(), engine or Engine(), source_names(sources)
     store = open_store(memory)
     loaded = load_model(model)
     stored_as = parse_codec(codec, loaded.config.encoder.d_model)
@@ -146,27 +152,38 @@ def encode(
 
     def make_plan() -> dict[str, Any]:
         with job.timed("plan"), job.reject_file() as rejects:
-            summary = plan_corpus(
+            place = PlanPlace(store=store, job_key=job.ledger.key, engine=engine, range_bytes=range_bytes)
+            planned = plan_corpus(
                 corpus,
                 model=loaded,
-                settings=identity.passages,
+                passages=identity.passages,
                 strict=strict,
                 progress=progress,
-                writer=job.segment,
+                place=place,
                 rejects=rejects,
             )
-        return {"rows": summary.passages, "plan": summary.to_json()}
+        summary = planned.summary
+        return {
+            "rows": summary.passages,
+            "plan": summary.to_json(),
+            "text": planned.text.to_json(),
+        }
 
     def work() -> Manifest:
         planned = job.plan(make_plan)
-        tables, fit = codec_tables(job, spec=stored_as, model=loaded, identity=identity, rows=planned["rows"])
+        parts = PartRows.from_json(planned.get("text"))
+        text = job.segment if parts is None else PlannedText(store, parts)
+        tables, fit = codec_tables(
+            job, spec=stored_as, model=loaded, identity=identity, rows=planned["rows"], text=text
+        )
         created = Memory.create(store, identity, tables)
         sealed = encode_segment(
             job,
             encoding=Encoding.checked(loaded, created.identity, store.location),
             rows=planned["rows"],
+            parts=parts,
             code_bytes=created.codec.code_bytes,
-            engine=engine or Engine(),
+            engine=engine,
         )
         return job.commit(
             add=planned_rows(job.segment, PlanSummary.from_json(planned["plan"]).shards),

@@ -1,7 +1,7 @@
 """The refresh job: a memory brought up to date with a corpus that changed, at the cost of the change.
 
-    plan     the new corpus is cut as ever; a passage that the base version has is kept, whatever its row; the others
-             become the text shards of a new segment; what is no longer there is noted
+    plan     the new corpus is cut as ever, range by range; a passage that the base version has is kept, whatever its
+             row; the others become the rows of a new segment; what is no longer there is noted
     encode   the new segment's shards, as in an encode job; none if nothing is new
     commit   one catalog commit: the rows that go and the rows that come, together
 
@@ -25,13 +25,15 @@ from ..storage.manifest import Manifest
 from ..storage.memory import Memory
 from ..storage.stores import Place
 from .corpus.listing import Sources
-from .corpus.plan import PlanSummary
-from .encoding.plan_stage import identify_sources
+from .corpus.ranges import RANGE_BYTES
 from .engines import Engine
+from .planning.plan_stage import identify_sources
+from .planning.plan_summary import PlanSummary
 from .refreshing.counts import RefreshCounts
+from .refreshing.range_comparison import EXAMPLES
 from .refreshing.refresh_inputs import RefreshInputs
 from .refreshing.refresh_job import RefreshJob
-from .refreshing.refresh_plan import EXAMPLES, compare, refusal
+from .refreshing.refresh_plan import compare, refusal
 from .refreshing.removals import MAX_REMOVED
 from .refreshing.row_numbers import first_positions
 
@@ -129,6 +131,7 @@ def refresh(
     remove_absent: bool = False,
     index: bool | None = None,
     engine: Engine | None = None,
+    range_bytes: int = RANGE_BYTES,
     progress: Progress | None = None,
 ) -> RefreshResult:
     """Brings a memory up to date with `sources`, or resumes a refresh that was interrupted.
@@ -154,6 +157,8 @@ def refresh(
             otherwise they stay then.
         index: build the new version's first-stage index; None builds it if the base version has one.
         engine: where the Beam graph runs; None runs it in this process.
+        range_bytes: sources are planned in ranges of about so many bytes, which share the engine's workers. The result
+            is the same whatever it is.
         progress: progress callback.
 
     Raises:
@@ -183,6 +188,7 @@ def refresh(
         deleted=deleted,
         max_removed=max_removed,
         remove_absent=remove_absent,
+        range_bytes=range_bytes,
     )
     base = inputs.base
     identify_sources(inputs.corpus, progress)

@@ -47,13 +47,24 @@ class TextShard:
     """
 
     def __init__(self, store: Store, key: str, remedy: str = "run `glimmer verify`") -> None:
-        self.path = path = store.name(key)
-        self._remedy = remedy
+        path = store.name(key)
         with translated(path, damage(path, remedy)):
             try:
                 content = store.buffer(key)
             except FileNotFoundError:
                 raise DamageError("the text shard is missing", where=path, remedy=remedy) from None
+        self._open(content, path, remedy)
+
+    @classmethod
+    def of_bytes(cls, content: bytes | memoryview, path: str, remedy: str) -> TextShard:
+        """The text shard whose file has the bytes `content`; `path` is what messages call it."""
+        shard = cls.__new__(cls)
+        shard._open(content, path, remedy)
+        return shard
+
+    def _open(self, content: bytes | memoryview, path: str, remedy: str) -> None:
+        self.path, self._remedy = path, remedy
+        with translated(path, damage(path, remedy)):
             batch = read_single_batch(pa.py_buffer(content), PASSAGE_SCHEMA, most_rows=SHARD_ROWS)
         self.rows: int = batch.num_rows
         if not 1 <= self.rows <= SHARD_ROWS:

@@ -23,8 +23,8 @@ from ...storage.identity import PassageSettings
 from ..corpus import Corpus
 from ..corpus.listing import Sources, source_names
 from ..corpus.passages import DEFAULT_WORDS
-from ..corpus.plan import PlanSummary
-from ..encoding.plan_stage import plan_corpus
+from ..planning.plan_stage import plan_corpus
+from ..planning.plan_summary import PlanSummary
 
 _ROW_BYTES = 180  # ids, hashes and positions of a passage, in the text shard and in the catalog
 
@@ -82,7 +82,7 @@ def dry_run(
     config = loaded.config
     corpus = Corpus(source_names(sources), format=format, fields=fields, mixed=mixed)
     settings = PassageSettings(words=passage_words, template=config.passage_template, window=config.window)
-    summary = plan_corpus(corpus, model=loaded, settings=settings, strict=strict, progress=progress)
+    summary = plan_corpus(corpus, model=loaded, passages=settings, strict=strict, progress=progress).summary
     spec = parse_codec(codec, config.encoder.d_model)
     stored_as = codec_with_zero_tables(spec) if fit_samples(spec) else new_codec(spec)
     shapes = default_shapes(config.window)

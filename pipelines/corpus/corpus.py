@@ -19,7 +19,7 @@ from .content_identity import content_identities
 from .detect import recognise
 from .fields import FieldNames
 from .formats import source_formats
-from .idset import IdSet
+from .idset import IdSet, id_digest
 from .listing import Listing, Skipped, list_files
 from .ranges import Part, SourceRange, cut_ranges
 from .record_layout import Layout
@@ -228,9 +228,12 @@ def _shown(part: Part) -> str:
 def _unique(records: Iterator[Record]) -> Iterator[Record]:
     seen = IdSet()
     for record in records:
-        if isinstance(record, Article) and not seen.add(record.article_id):
-            detail = f"article id '{record.article_id}' was read before"
-            shown = snippet(record.title or record.paragraphs[0])
-            yield Rejection(record.place, "duplicate_id", detail, shown, record.article_id)
-        else:
-            yield record
+        known = isinstance(record, Article) and not seen.add(id_digest(record.article_id))
+        yield duplicate(record) if isinstance(record, Article) and known else record
+
+
+def duplicate(article: Article) -> Rejection:
+    """The rejection of an article whose id was read before."""
+    detail = f"article id '{article.article_id}' was read before"
+    shown = snippet(article.title or article.paragraphs[0])
+    return Rejection(article.place, "duplicate_id", detail, shown, article.article_id)

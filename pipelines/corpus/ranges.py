@@ -44,6 +44,10 @@ class Part:
     def format_name(self) -> str:
         return TFDS if self.format is None else self.format.name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        file = self.file if isinstance(self.file, str) else self.file.for_others()
+        return Part, (file, self.format, self.layout, self.size)
+
     def read(
         self, names: FieldNames, advance: Callable[[float], None], skip: Callable[[str], None]
     ) -> Iterator[Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -67,6 +67,11 @@ class SourceFile:
             return dict(self.filesystem.info(self.filesystem._strip_protocol(self.name)))
         except OSError as error:
             raise InputError(f"{self.name}: cannot be looked at: {error.strerror or error}") from error
+
+    def for_others(self) -> SourceFile:
+        """The file as another process finds it. The copy of a stream goes with the file that has it."""
+        path = Path(self.path or self.name).absolute() if self.filesystem is None else self.path
+        return replace(self, path=path, stream=None)
 
     def changed(self) -> bool:
         """Whether a local file has another size or modification time than when it was listed, or is gone."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from ...encoders.models import LoadedModel
 from ...progress import Progress
 from ...storage.codecs import CodecSpec, Tables, fit_codec, fit_samples, new_codec, tables_from_bytes, tables_to_bytes
 from ...storage.identity import Identity
+from ...storage.passage import Passage
 from ..jobs import Job
 
 SEED = 0
@@ -31,8 +32,15 @@ TOKENS_A_PASSAGE = 32
 every passage is encoded whole. 65,536 tokens take 2,048 passages."""
 
 
+class Rows(Protocol):
+    """The passages that were planned."""
+
+    def read_rows(self, rows: Sequence[int]) -> list[Passage]:
+        """The passages in `rows`, ascending."""
+
+
 def codec_tables(
-    job: Job, *, spec: CodecSpec, model: LoadedModel, identity: Identity, rows: int
+    job: Job, *, spec: CodecSpec, model: LoadedModel, identity: Identity, rows: int, text: Rows
 ) -> tuple[Tables, dict[str, Any] | None]:
     """The tables of a new memory's codec, and what they were fitted to.
 
@@ -40,7 +48,7 @@ def codec_tables(
         job: has planned `rows` passages; its ledger keeps what was fitted, and what it has is used.
         spec: the codec.
         model, identity: the memory's encoder, precision and shapes.
-        rows: passages planned.
+        rows: passages planned; `text` reads them.
 
     Returns (tables, empty for a codec without; JSON-able `passages`, `samples`, `seed` and `tables_sha256`, None for a
     codec that is not fitted). Raises what the codec's `fit` and the encoder raise.
@@ -51,7 +59,7 @@ def codec_tables(
     kept = job.ledger.read_fit()
     if kept is None:
         with job.timed("fit"):
-            passages = job.segment.read_rows(spread(rows, -(-most // TOKENS_A_PASSAGE), f"{SEED}/passages").tolist())
+            passages = text.read_rows(spread(rows, -(-most // TOKENS_A_PASSAGE), f"{SEED}/passages").tolist())
             tokens = [passage.tokens for passage in passages]
             enable_compilation_cache()
             encoder = MemoryEncoder(

@@ -25,7 +25,9 @@ from ..engines import Engine, run_step
 from ..engines.seen_by_workers import memory_for_workers
 from ..jobs import Job
 from ..per_process import Count, PerProcess
-from .shard_graph import EncodeShards, ShardWork, shard_groups, with_window
+from ..planning.planned_text import PartRows
+from .shard_graph import EncodeShards, ShardWork, shard_groups
+from .window import with_window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +70,16 @@ def check_identity(wanted: Identity, found: Identity, where: str | Path) -> None
         )
 
 
-def encode_segment(job: Job, *, encoding: Encoding, rows: int, code_bytes: int, engine: Engine) -> SealedSegment:
+def encode_segment(
+    job: Job, *, encoding: Encoding, rows: int, parts: PartRows | None, code_bytes: int, engine: Engine
+) -> SealedSegment:
     """Encodes every planned shard of `job` that its ledger does not list yet, then seals the segment.
 
     Args:
-        job: its text shards are in its segment already.
+        job: has planned the passages.
         encoding: model and settings.
         rows: passages planned.
+        parts: where they are; None if their text shards are in the segment already.
         code_bytes: bytes of one stored token.
         engine: where the encode step runs.
 
@@ -92,6 +97,7 @@ def encode_segment(job: Job, *, encoding: Encoding, rows: int, code_bytes: int, 
         precision=identity.encoder.precision,
         shapes=tuple((shape[0], shape[1]) for shape in identity.shapes),
         rows=rows,
+        parts=parts,
         window=window,
     )
 

@@ -1,9 +1,9 @@
-"""The encode step: planned text shards in, Zarr shards and ledger entries out. The same step runs on every engine.
+"""The encode step: planned passages in; text shards, Zarr shards and ledger entries out, on every engine the same.
 
-Its elements are groups of shard numbers. A worker encodes the passages of a few shards together, so that the
-last, partly filled batch of every length bucket is paid once a group; the device works on one group while the previous
-one is compressed and written. A shard counts as done only when its ledger entry exists, so a repeated or retried shard
-costs time and nothing else.
+Its elements are groups of shard numbers. A worker encodes the passages of a few shards together, so that the last,
+partly filled batch of every length bucket is paid once a group; the device works on one group while the previous one is
+compressed and written. A shard counts as done only when its ledger entry exists, so a repeated or retried shard costs
+time and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
@@ -24,14 +24,16 @@ from ...encoders.builtin_models import BUILT_IN
 from ...encoders.compilation import enable_compilation_cache
 from ...encoders.memory_encoder import MemoryEncoder
 from ...encoders.model_config import read_model_config
-from ...encoders.models import LoadedModel, load_model
+from ...encoders.models import load_model
 from ...storage.codecs import Codec, codec_from_spec, spec_text
 from ...storage.identity import read_identity
 from ...storage.ledger import Ledger
 from ...storage.memory import read_tables
-from ...storage.passage import SHARD_ROWS
+from ...storage.passage import SHARD_ROWS, Passage
 from ...storage.segment_writer import SegmentWriter
 from ..per_process import Count, PerProcess
+from ..planning.planned_text import PartRows, PlannedText
+from .window import with_window
 
 GROUP_BYTES = 1 << 30
 MOST_SHARDS_IN_A_GROUP = 4
@@ -41,7 +43,8 @@ MOST_SHARDS_IN_A_GROUP = 4
 class ShardWork:
     """All a worker needs to encode shards of one job, small enough to ship to it.
 
-    `rows` and `window` give the segment's shape, `shapes` the encoder's fixed (rows, length) batches. A worker refuses
+    `rows` and `window` give the segment's shape, `parts` where its passages are planned (None: their text shards are in
+    the segment), `shapes` the encoder's fixed (rows, length) batches. A worker refuses
     a model that has not the `fingerprint`, and a memory whose codec is not `codec`, as a command line has it, with
     tables of the digest `tables_sha256`.
     """
@@ -56,6 +59,7 @@ class ShardWork:
     precision: str
     shapes: tuple[tuple[int, int], ...]
     rows: int
+    parts: PartRows | None
     window: int
 
 
@@ -75,6 +79,7 @@ class ShardEncoder:
         self._work, self._codec, self._encoder, self._encoded = work, codec, encoder, encoded
         self._writer = SegmentWriter(work.memory, work.segment)
         self._writer.create_arrays(work.rows, work.window, self._codec.code_bytes)
+        self._text = None if work.parts is None else PlannedText(self._writer.store, work.parts)
         self._ledger = Ledger(work.memory, work.job_id)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer")
         self._writing: list[Future[None]] = []
@@ -87,7 +92,7 @@ class ShardEncoder:
         tokens: list[npt.NDArray[np.int32]] = []
         starts = [0]
         for shard in shards:
-            tokens.extend(passage.tokens for passage in self._writer.read_text(shard))
+            tokens.extend(passage.tokens for passage in self._passages(shard))
             starts.append(len(tokens))
         lengths = np.fromiter((len(t) for t in tokens), np.int32, len(tokens))
         # calloc leaves untouched pages to the system: padding costs no memory and no time.
@@ -108,6 +113,14 @@ class ShardEncoder:
         del codes
         self._await(self._writing)
         self._writing = pending
+
+    def _passages(self, shard: int) -> list[Passage]:
+        """The passages of a shard, whose text shard is there when this returns."""
+        if self._text is None:
+            return self._writer.read_text(shard)
+        passages = self._text.read_shard(shard)
+        self._writer.write_text(shard, passages)
+        return passages
 
     def finish(self) -> None:
         """Waits until everything encoded so far is written and in the ledger; raises what a write raised."""
@@ -165,11 +178,6 @@ def _memory_codec(work: ShardWork) -> Codec:
             remedy="run the job again, and let it end before the memory is replaced",
         )
     return codec_from_spec(identity.codec, read_tables(work.memory, identity))
-
-
-def with_window(model: LoadedModel, window: int) -> LoadedModel:
-    """`model` with the window of a memory, which decides how titles are cut; the fingerprint does not cover it."""
-    return model if model.config.window == window else replace(model, config=replace(model.config, window=window))
 
 
 class EncodeShards(beam.DoFn):

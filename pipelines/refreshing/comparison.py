@@ -1,9 +1,8 @@
-"""Comparing sources with a version while they are planned: passages that it has, that it lacks, that moved."""
+"""What the ranges of the sources have found about a version, put together: what goes, what comes, what moved."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,99 +10,85 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.memory import Memory
-from ..corpus import Article, Rejection
-from ..corpus.passages import PassageDraft
 from .changes import Changes
-from .feed import id_hash
+from .range_comparison import EXAMPLES
 from .row_numbers import RowNumbers
 
 
 class Comparison:
-    """Follows a plan (it is the plan's `Base`) and finds what its sources change in `memory`.
+    """Takes what each range found (`RangeComparison`), in their order, and knows what the sources change in `memory`.
 
     With `partial`, passages of articles that the sources do not hold stay. Holds a byte a passage, twenty bytes for
-    each passage that moved, and the ids of articles that have something new or whose record was rejected (with
-    `partial`, of all articles met).
+    each passage that moved, and, as Arrow arrays, the ids of articles that have something new or whose record was
+    rejected (with `partial`, of all articles met).
     """
 
-    def __init__(self, memory: Memory, *, partial: bool = False, examples: int = 5) -> None:
+    def __init__(self, memory: Memory, *, partial: bool = False) -> None:
         self.memory = memory
         self.partial = partial
-        self.kept_tokens = 0
-        """Tokens of the passages that the sources and the base both hold."""
         self.added = 0
         """Passages that the base lacks."""
-        self.renewed: set[str] = set()
-        """Ids of articles that have a passage which the base lacks."""
-        self.met: set[str] = set()
-        """Ids of all articles of the sources; filled with `partial` only."""
-        self.rejected: set[str] = set()
-        """Ids of articles that have a record, or a part of one, that cannot be used."""
+        self.kept_tokens = 0
+        """Tokens of the passages that the sources and the base both hold."""
         self.unidentified = 0
         """Rejected records whose article cannot be told."""
         self.added_examples: list[tuple[str, str, str]] = []
         """(article id, title, text) of the first passages that the base lacks."""
-        self._examples = examples
         self._seen = np.zeros(memory.passages, np.bool_)
         self._moved: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
         self._places: list[npt.NDArray[np.int32]] = [np.zeros((0, 4), np.int32)]
+        self._ids: dict[str, list[pa.Array]] = {
+            name: [pa.array([], pa.string())] for name in ("renewed", "met", "rejected", "emptied")
+        }
 
-    # What the plan calls.
+    def take(self, arrays: Mapping[str, pa.Array], added: int) -> None:
+        """What the next range found, and how many of its passages the base lacks."""
+        self.added += added
+        self._seen[arrays["kept"].to_numpy()] = True
+        if len(arrays["moved"]):
+            self._moved.append(arrays["moved"].to_numpy())
+            self._places.append(arrays["places"].to_numpy().reshape(-1, 4))
+        for name, found in self._ids.items():
+            if name in arrays and len(arrays[name]):
+                found.append(arrays[name])
+        kept_tokens, unidentified = arrays["numbers"].to_pylist()
+        self.kept_tokens += kept_tokens
+        self.unidentified += unidentified
+        if len(self.added_examples) < EXAMPLES:
+            texts = arrays["examples"].to_pylist()
+            self.added_examples += zip(texts[::3], texts[1::3], texts[2::3], strict=True)
+            del self.added_examples[EXAMPLES:]
 
-    def find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-        return self.memory.locate(ids, missing="skip")
+    @property
+    def renewed(self) -> pa.Array:
+        """Ids of articles that have a passage which the base lacks."""
+        return self._all("renewed")
 
-    def meet(self, article: Article) -> None:
-        if self.partial:
-            self.met.add(article.article_id)
+    @property
+    def met(self) -> pa.Array:
+        """Ids of all articles of the sources; with `partial` only."""
+        return self._all("met")
 
-    def reject(self, rejection: Rejection) -> None:
-        if rejection.reason == "duplicate_id":
-            return  # the article was met before
-        if rejection.article_id:
-            self.rejected.add(rejection.article_id)
-        else:
-            self.unidentified += 1
+    @property
+    def rejected(self) -> pa.Array:
+        """Ids of articles that have a record, or a part of one, that cannot be used."""
+        return self._all("rejected")
 
-    def spare(self, article: Article) -> bool:
-        held = id_hash(article.article_id) in self._article_hashes
-        if held:
-            self.rejected.add(article.article_id)
-            self.met.discard(article.article_id)
-        return held
+    @property
+    def emptied(self) -> pa.Array:
+        """Ids of articles whose last record has an empty text; with `partial` only."""
+        return self._all("emptied")
 
-    @cached_property
-    def _article_hashes(self) -> frozenset[int]:
-        """Made when the first article is asked for, which is rare."""
-        batches = self.memory.passage_table(("article_id",))
-        return frozenset(
-            id_hash(name) for batch in batches for name in pc.unique(batch.column("article_id")).to_pylist()
-        )
+    def _all(self, name: str) -> pa.Array:
+        self._ids[name] = [pc.unique(pa.concat_arrays(self._ids[name]))]
+        return self._ids[name][0]
 
-    def keep(self, positions: npt.NDArray[np.int64], provenance: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        self._seen[positions] = True
-        elsewhere = (self.memory.provenance(positions) != provenance).any(axis=1)
-        if elsewhere.any():
-            self._moved.append(positions[elsewhere])
-            self._places.append(provenance[elsewhere])
-        counts = self.memory.token_counts(positions)
-        self.kept_tokens += int(counts.sum())
-        return counts
-
-    def add(self, draft: PassageDraft) -> None:
-        self.added += 1
-        self.renewed.add(draft.article.article_id)
-        if len(self.added_examples) < self._examples:
-            self.added_examples.append((draft.article.article_id, draft.article.title, draft.text))
-
-    # What comes of it.
-
-    def changes(self, deleted: Iterable[str] = ()) -> Changes:
-        """The changes, once the plan has ended; `deleted` are ids of articles to drop besides (with `partial`)."""
+    def changes(self, deleted: pa.Array | None = None) -> Changes:
+        """The changes, once all ranges are taken; `deleted` are ids of articles to drop besides (with `partial`)."""
         numbers = RowNumbers(self.memory)
         if self.partial:
             seen = numbers.marked(self._seen)
-            gone = pa.array(sorted(self.met.union(deleted)), pa.string())
+            gone = self.met if deleted is None else pa.concat_arrays([self.met, deleted])
             dead = np.zeros(numbers.count, np.bool_)
             for batch in self.memory.passage_table(("article_id", "segment", "row")):
                 dead[numbers.of_batch(batch.filter(pc.is_in(batch.column("article_id"), value_set=gone)))] = True

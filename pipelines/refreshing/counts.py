@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..corpus.plan import PlanSummary
+from ..planning.plan_summary import PlanSummary
+from ..planning.planned_text import PartRows
 from .changes import Changes
 from .comparison import Comparison
 
@@ -59,12 +60,14 @@ class Compared:
 
     Attributes:
         comparison, plan, changes, counts: the comparison, counts of the sources, and what changes.
+        text: where the new passages are.
         kept_rejected, kept_absent: ids of the first articles that stay for the reasons `RefreshCounts` gives.
         removed: ids of the first articles that go although no deletion list names them.
     """
 
     comparison: Comparison
     plan: PlanSummary
+    text: PartRows
     changes: Changes
     counts: RefreshCounts
     kept_rejected: list[str]

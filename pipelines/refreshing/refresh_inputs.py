@@ -14,6 +14,7 @@ from ...storage.memory import Memory
 from ...storage.stores import Place
 from ..corpus import Corpus
 from ..corpus.listing import Sources, source_names
+from ..corpus.ranges import RANGE_BYTES
 from ..encoding.encoding_job import Encoding
 from .deletions import DeletionList
 from .removals import MAX_REMOVED, check_limit
@@ -29,7 +30,8 @@ class RefreshInputs:
         corpus: the sources, or a feed of changes with `partial`.
         deleted: with `partial`, the list of articles to remove.
         sources: names of the sources, as they were given.
-        format, fields, strict, partial, max_removed, remove_absent: see `refresh`.
+        format, fields, strict, partial, max_removed, remove_absent, range_bytes: see
+            `refresh`.
     """
 
     base: Memory
@@ -43,6 +45,7 @@ class RefreshInputs:
     partial: bool
     max_removed: float | int
     remove_absent: bool
+    range_bytes: int
 
     @classmethod
     def open(
@@ -59,6 +62,7 @@ class RefreshInputs:
         deleted: str | Path | None = None,
         max_removed: float | int = MAX_REMOVED,
         remove_absent: bool = False,
+        range_bytes: int = RANGE_BYTES,
     ) -> RefreshInputs:
         """Checks the arguments of `refresh` and opens what they name; raises as it does."""
         check_limit(max_removed)
@@ -86,6 +90,7 @@ class RefreshInputs:
             partial=partial,
             max_removed=max_removed,
             remove_absent=remove_absent,
+            range_bytes=range_bytes,
         )
 
     def depends_on(self) -> dict[str, Any]:

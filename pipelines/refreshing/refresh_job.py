@@ -16,6 +16,8 @@ from ...storage.segment_writer import SealedSegment
 from ..encoding.encoding_job import encode_segment, planned_rows
 from ..engines import Engine
 from ..jobs import Job
+from ..planning.plan_stage import PlanPlace
+from ..planning.planned_text import PartRows
 from .changes import Changes, files_to_replace, surviving_rows
 from .counts import RefreshCounts
 from .refresh_inputs import RefreshInputs
@@ -45,7 +47,7 @@ class RefreshJob:
 
     def _work(self, engine: Engine) -> Manifest:
         """Plan, encode and commit, as far as not done."""
-        self.planned = planned = self.job.plan(self._plan)
+        self.planned = planned = self.job.plan(lambda: self._plan(engine))
         counts = RefreshCounts(**planned["counts"])
         # A plan that was found is kept, and what was encoded with it: a higher limit resumes it.
         if (why := refusal(self._inputs, counts, planned["removed"])) is not None:
@@ -59,6 +61,7 @@ class RefreshJob:
                 self.job,
                 encoding=self._inputs.encoding,
                 rows=counts.passages_added,
+                parts=PartRows.from_json(planned.get("text")),
                 code_bytes=self._base.codec.code_bytes,
                 engine=engine,
             )
@@ -68,14 +71,21 @@ class RefreshJob:
     def _changes_key(self) -> str:
         return f"{self.job.ledger.key}/{_CHANGES}"
 
-    def _plan(self) -> dict[str, Any]:
+    def _plan(self, engine: Engine) -> dict[str, Any]:
         with self.job.timed("plan"), self.job.reject_file() as rejects:
-            found = compare(self._inputs, self.job.progress, writer=self.job.segment, rejects=rejects)
+            place = PlanPlace(
+                store=self.job.store,
+                job_key=self.job.ledger.key,
+                engine=engine,
+                range_bytes=self._inputs.range_bytes,
+            )
+            found = compare(self._inputs, self.job.progress, place=place, rejects=rejects)
             if (why := refusal(self._inputs, found.counts, found.removed)) is not None:
                 raise InputError(why)
             return {
                 "rows": found.counts.passages_added,
                 "plan": found.plan.to_json(),
+                "text": found.text.to_json(),
                 "counts": asdict(found.counts),
                 "changes_sha256": found.changes.save(self.job.store, self._changes_key),
                 "kept_rejected": found.kept_rejected,

@@ -2,65 +2,71 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ... import InputError
 from ...progress import Progress
-from ..corpus.plan import PlanSummary, TextWriter, no_article
-from ..encoding.plan_stage import plan_corpus
+from ..engines.seen_by_workers import memory_for_workers
+from ..planning.plan_stage import PlanBase, PlanPlace, plan_corpus
+from ..planning.plan_summary import PlanSummary, no_article
 from .articles import articles_with
 from .comparison import Comparison
 from .counts import Compared, RefreshCounts
-from .feed import Feed
+from .range_comparison import EXAMPLES, ComparesRanges
 from .refresh_inputs import RefreshInputs
 from .removals import Removals, exceeds, removals, shown_limit
 
-EXAMPLES: Final = 5
-"""Passages and article ids that a result names as examples."""
-
 
 def compare(
-    inputs: RefreshInputs, progress: Progress, *, writer: TextWriter | None = None, rejects: Path | None = None
+    inputs: RefreshInputs, progress: Progress, *, place: PlanPlace | None = None, rejects: Path | None = None
 ) -> Compared:
-    """Plans the sources against the base version and works out what changes; new passages go to `writer`.
+    """Plans the sources against the base version and works out what changes; parts go to `place`, None for a dry run.
 
     Raises InputError for sources that cannot be used, or that hold an article which is to be deleted.
     """
-    comparison = Comparison(inputs.base, partial=inputs.partial, examples=EXAMPLES)
-    feed = Feed(inputs.corpus) if inputs.partial else None
-    listed = set() if inputs.deleted is None else inputs.deleted.ids()
-    summary = plan_corpus(
+    base = inputs.base
+    comparison = Comparison(base, partial=inputs.partial)
+    listed = pa.array(sorted(inputs.deleted.ids()) if inputs.deleted is not None else [], pa.string())
+    where = str(base.location) if place is None else memory_for_workers(base.store, place.engine)
+    planned = plan_corpus(
         inputs.corpus,
-        records=feed,
         model=inputs.encoding.model,
-        settings=inputs.base.identity.passages,
-        writer=writer,
-        base=comparison,
+        passages=base.identity.passages,
         strict=inputs.strict,
+        progress=progress,
+        place=place,
+        base=PlanBase(
+            here=ComparesRanges.of(base, inputs.partial),
+            elsewhere=functools.partial(ComparesRanges.open, where, base.version, inputs.partial),
+            take=lambda found: comparison.take(found.arrays, found.counts.rows),
+        ),
+        feed=inputs.partial,
         may_be_empty=inputs.partial,
         rejects=rejects,
-        progress=progress,
     )
-    if both := sorted(listed & comparison.met):
+    summary = planned.summary
+    if both := listed.filter(pc.is_in(listed, value_set=comparison.met)).to_pylist():
         more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""
         raise InputError(
             f"article {both[0]!r} is to be deleted and is in the sources too{more}",
             where=inputs.deleted.name if inputs.deleted else None,
             remedy="take it out of one of them",
         )
-    emptied = set() if feed is None else feed.emptied
-    if not summary.passages and summary.rejected and not (listed or emptied):
+    asked = pc.unique(pa.concat_arrays([listed, comparison.emptied]))
+    if not summary.passages and summary.rejected and not len(asked):
         raise no_article(inputs.sources, summary.rejected, rejects)
-    fate = removals(comparison, listed=listed, emptied=emptied, remove_absent=inputs.remove_absent)
+    fate = removals(comparison, listed=listed, remove_absent=inputs.remove_absent)
     return Compared(
         comparison=comparison,
         plan=summary,
+        text=planned.text,
         changes=fate.changes,
-        counts=_counts(inputs, comparison, fate, summary, listed | emptied, 0 if feed is None else feed.superseded),
+        counts=_counts(inputs, comparison, fate, summary, asked, planned.superseded),
         kept_rejected=_examples(fate.kept_rejected),
         kept_absent=_examples(fate.kept_absent),
         removed=_examples(fate.unasked),
@@ -89,11 +95,11 @@ def _counts(
     comparison: Comparison,
     fate: Removals,
     summary: PlanSummary,
-    deleted: set[str],
+    deleted: pa.Array,
     superseded: int,
 ) -> RefreshCounts:
     base = inputs.base
-    known = articles_with(base, None, among=pa.array(sorted(deleted), pa.string())) if deleted else ()
+    known = articles_with(base, None, among=deleted) if len(deleted) else ()
     return RefreshCounts(
         passages_added=comparison.added,
         passages_removed=fate.changes.removed,

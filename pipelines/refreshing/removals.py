@@ -7,7 +7,6 @@ may be any article's, no article goes for being absent.
 
 from __future__ import annotations
 
-from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -47,34 +46,34 @@ class Removals:
     kept_absent: pa.Array
 
 
-def removals(
-    comparison: Comparison, *, listed: Set[str] = frozenset(), emptied: Set[str] = frozenset(), remove_absent: bool
-) -> Removals:
+def removals(comparison: Comparison, *, listed: pa.Array | None = None, remove_absent: bool) -> Removals:
     """Decides, once the plan has ended.
 
     Args:
         comparison: what the plan found.
         listed: ids of articles to drop (with a partial feed).
-        emptied: ids of articles that the feed empties (with a partial feed).
         remove_absent: articles that a whole corpus does not hold go, whatever records were rejected.
     """
     memory = comparison.memory
-    changes = comparison.changes(listed | emptied)
-    touched = ArticlesTouched.by(memory, changes.dead, _ids(comparison.renewed))
+    listed = pa.array([], pa.string()) if listed is None else listed
+    asked = pa.concat_arrays([listed, comparison.emptied])
+    changes = comparison.changes(asked)
+    touched = ArticlesTouched.by(memory, changes.dead, comparison.renewed)
     gone = touched.gone
     nothing = gone.slice(0, 0)
     if comparison.partial:
-        spared = comparison.rejected - comparison.met - listed - emptied
-        kept_rejected, kept_absent = articles_with(memory, None, among=_ids(spared)) if spared else nothing, nothing
+        spared = without(without(comparison.rejected, comparison.met), asked)
+        kept_rejected = articles_with(memory, None, among=spared) if len(spared) else nothing
+        kept_absent = nothing
     else:
         unsure = comparison.unidentified > 0 and not remove_absent
-        kept_rejected = gone.filter(pc.is_in(gone, value_set=_ids(comparison.rejected)))
+        kept_rejected = gone.filter(pc.is_in(gone, value_set=comparison.rejected))
         kept_absent = without(gone, kept_rejected) if unsure else nothing
         kept = pa.concat_arrays([kept_rejected, kept_absent])
         changes = _spared(memory, changes, kept)
         touched = replace(touched, losing=without(touched.losing, kept))
         gone = without(gone, kept)
-    by_list = gone.filter(pc.is_in(gone, value_set=_ids(listed)))
+    by_list = gone.filter(pc.is_in(gone, value_set=listed))
     return Removals(
         changes=changes,
         articles=touched.counts(memory),
@@ -100,10 +99,6 @@ def exceeds(removed: int, articles: int, limit: float | int) -> bool:
 def shown_limit(limit: float | int) -> str:
     """A limit as people write it: `20 %` or `5`."""
     return f"{limit:,}" if isinstance(limit, int) else f"{100 * limit:.3g} %"
-
-
-def _ids(names: Set[str]) -> pa.Array:
-    return pa.array(sorted(names), pa.string())
 
 
 def _spared(memory: Memory, changes: Changes, articles: pa.Array) -> Changes:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from planned import plan
 
 from glimmer.pipelines.corpus import Rejection, read_articles
-from glimmer.pipelines.corpus.plan import plan
 from glimmer.pipelines.corpus.salvage import salvaged_id
 
 GOOD = b'{"id": "1", "title": "T", "text": "Fine."}\n'
@@ -79,6 +79,6 @@ def test_the_dead_letter_file_names_the_article_also_where_its_title_is_too_long
 
     lines = [{"id": "1", "text": "Fine."}, {"id": "2", "title": "word " * 50, "text": "x"}, {"id": "3", "text": ""}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    plan(sources=[tmp_path / "a.jsonl"], tokenise=words, window=20, rejects_path=tmp_path / "rejected.jsonl")
+    plan([tmp_path / "a.jsonl"], words, window=20, rejects_path=tmp_path / "rejected.jsonl")
     rejects = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
     assert sorted((r["reason"], r["article_id"]) for r in rejects) == [("empty_text", "3"), ("title_too_long", "2")]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from planned import dry_plan, plan
 from real_data import Wikipedia
 from tokenizers import Tokenizer
 
@@ -22,9 +23,8 @@ from glimmer import InputError, UsageError
 from glimmer.pipelines.corpus import Article, read_articles
 from glimmer.pipelines.corpus.fitting import Tokens
 from glimmer.pipelines.corpus.passages import passage_id, readable, reassemble
-from glimmer.pipelines.corpus.plan import PlanProgress, PlanSummary, plan
+from glimmer.pipelines.planning.plan_summary import PlanSummary
 from glimmer.storage.passage import Passage, content_hash
-from glimmer.storage.segment_writer import SegmentWriter
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -39,31 +39,13 @@ def by_words(pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
     return found
 
 
-class Shards:
-    """Collects what a plan writes."""
-
-    def __init__(self) -> None:
-        self.shards: list[list[Passage]] = []
-
-    def write_text(self, shard: int, passages: Sequence[Passage]) -> None:
-        assert shard == len(self.shards)
-        self.shards.append(list(passages))
-
-    @property
-    def rows(self) -> list[Passage]:
-        return [p for shard in self.shards for p in shard]
-
-
 def pages(path: Path, texts: Sequence[str], title: str = "Title") -> Path:
     path.write_text("".join(json.dumps({"id": f"a{i}", "title": title, "text": t}) + "\n" for i, t in enumerate(texts)))
     return path
 
 
 def run(*sources: Path, window: int = 256, **options: Any) -> tuple[PlanSummary, list[Passage]]:
-    writer = Shards()
-    summary = plan(sources=sources, tokenise=options.pop("tokenise", by_words), window=window, writer=writer, **options)
-    assert [len(s) for s in writer.shards[:-1]] == [1024] * (len(writer.shards) - 1)
-    return summary, writer.rows
+    return plan(sources, options.pop("tokenise", by_words), window=window, **options)
 
 
 def check_nothing_lost(sources: Sequence[Path], rows: Sequence[Passage]) -> None:
@@ -99,24 +81,20 @@ def test_a_plan_writes_rows_with_ids_hashes_and_tokens() -> None:
         summary.buckets([8])
 
 
-def test_shards_hold_1024_rows_and_a_segment_reads_them_back(tmp_path: Path) -> None:
+def test_a_plan_in_a_directory_reads_back_and_is_the_same_again(tmp_path: Path) -> None:
     source = pages(tmp_path / "a.jsonl", [f"Article number {i}." for i in range(2500)])
-    writer = SegmentWriter(tmp_path / "memory", "segment-1")
-    summary = plan(sources=[source], tokenise=by_words, window=64, writer=writer)
+    summary, rows = run(source, window=64, place=tmp_path / "first")
     assert (summary.passages, summary.shards) == (2500, 3)
-    rows = [p for shard in range(3) for p in writer.read_text(shard)]
     assert [r.article_id for r in rows] == [f"a{i}" for i in range(2500)]
-    assert rows == run(source, window=64)[1]
-    files = sorted((Path(writer.name) / "text").iterdir())
-    before = [f.read_bytes() for f in files]
-    plan(sources=[source], tokenise=by_words, window=64, writer=writer)
-    assert [f.read_bytes() for f in files] == before
+    assert run(source, window=64, place=tmp_path / "second")[1] == rows
+    first, second = (sorted((tmp_path / name / "plan").iterdir()) for name in ("first", "second"))
+    assert [(f.name, f.read_bytes()) for f in first] == [(f.name, f.read_bytes()) for f in second]
 
 
 def test_a_dry_run_counts_the_same_and_writes_nothing(tmp_path: Path) -> None:
     source = pages(tmp_path / "a.jsonl", ["Some words here. " * 100] * 30)
     summary, _ = run(source)
-    dry = plan(sources=[source], tokenise=by_words, window=256)
+    dry = dry_plan([source], by_words, window=256)
     assert {**dry.to_json(), "seconds": 0} == {**summary.to_json(), "seconds": 0}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl"]
 
@@ -213,12 +191,13 @@ def test_settings_that_make_no_sense(tmp_path: Path) -> None:
 
 
 def test_progress_reaches_the_end(tmp_path: Path) -> None:
-    seen: list[PlanProgress] = []
     source = pages(tmp_path / "a.jsonl", ["Some words here. " * 100] * 1000)
-    summary, _ = run(source, progress=seen.append)
-    assert [p.share for p in seen] == sorted(p.share for p in seen)
-    last = seen[-1]
-    assert (last.share, last.articles, last.passages, last.tokens) == (1.0, 1000, summary.passages, summary.tokens)
+    for range_bytes in (1 << 30, 100_000):
+        seen: list[tuple[float, int]] = []
+        heard = seen.append
+        summary, _ = run(source, report=lambda *told, heard=heard: heard(told), range_bytes=range_bytes)
+        assert seen == sorted(seen)
+        assert seen[-1] == (1.0, summary.passages)
 
 
 def test_a_ten_megabyte_paragraph_is_planned(tmp_path: Path) -> None:
@@ -268,11 +247,17 @@ def test_windows_of_the_real_tokenizer_are_kept(wikipedia: Wikipedia, minilm: An
 PEAK = """
 import itertools, json, resource, sys
 from pathlib import Path
-from glimmer.pipelines.corpus.plan import plan
-from glimmer.storage.segment_writer import SegmentWriter
+from glimmer.pipelines.corpus import Corpus
+from glimmer.pipelines.planning.plan_sources import plan_sources
+from glimmer.pipelines.planning.plan_step import StoredRanges, Tools
+from glimmer.pipelines.planning.range_plan import PlanSettings
+from glimmer.storage.stores import open_store
 sys.path += [{tests!r}, str(Path({tests!r}).parent / "support")]
 from test_plan import by_words
-plan(sources=[{source!r}], tokenise=by_words, window=256, writer=SegmentWriter({memory!r}, "segment"))
+corpus = Corpus([{source!r}])
+tools = Tools(settings=PlanSettings(window=256), tokenise=by_words)
+ranges = corpus.ranges({range_bytes})
+plan_sources(corpus, ranges, StoredRanges(open_store({memory!r}), "plan", tools=tools))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -294,7 +279,10 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
                 )
                 number += 1
         script = PEAK.format(
-            tests=str(Path(__file__).parent), source=str(source), memory=str(tmp_path / f"m{megabytes}")
+            tests=str(Path(__file__).parent),
+            source=str(source),
+            memory=str(tmp_path / f"m{megabytes}"),
+            range_bytes=megabytes * 400_000,  # one that is the whole corpus needs no more
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         peaks[megabytes] = int(done.stdout) / 1024

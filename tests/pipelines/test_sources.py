@@ -17,7 +17,7 @@ from real_data import Wikipedia
 
 from glimmer import InputError, UsageError
 from glimmer.pipelines.corpus import Article, Rejection, read_articles, source_identity
-from glimmer.pipelines.corpus.idset import IdSet
+from glimmer.pipelines.corpus.idset import IdSet, id_digest
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PAGES = [("12", "Anarchism", "First paragraph.\n\nSecond one."), ("39", "Albedo", "Whiteness."), ("7", "", "Untitled.")]
@@ -155,10 +155,19 @@ def test_identity_follows_the_content(tmp_path: Path) -> None:
 
 def test_ids_are_told_apart_across_runs_and_merges() -> None:
     ids = IdSet(recent=16)
-    assert all(ids.add(f"id{i}") for i in range(5000))
-    assert not any(ids.add(f"id{i}") for i in range(5000))
+    assert all(ids.add(id_digest(f"id{i}")) for i in range(5000))
+    assert not any(ids.add(id_digest(f"id{i}")) for i in range(5000))
     assert len(ids) == 5000
-    assert ids.nbytes <= 8 * 5000
+    assert ids.nbytes <= 16 * 5000
+
+
+@pytest.mark.parametrize("recent", [2, 1000])
+def test_ids_that_share_half_a_hash_are_two_ids(recent: int) -> None:
+    ids = IdSet(recent=recent)
+    digests = [(7, 1), (7, 2), (8, 1), (7, 3), (9, 9)]
+    assert all(ids.add(digest) for digest in digests)
+    assert not any(ids.add(digest) for digest in digests)
+    assert len(ids) == len(digests)
 
 
 @pytest.fixture(scope="module", params=["array_record", "parquet"])

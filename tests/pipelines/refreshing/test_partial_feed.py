@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from changing import payload, write
 from click.testing import CliRunner
+from planned import plan
 
 from glimmer import InputError, UsageError
 from glimmer.pipelines.cli.group import glimmer, run
 from glimmer.pipelines.corpus import Article, Corpus, Rejection
+from glimmer.pipelines.corpus.fitting import Tokens
 from glimmer.pipelines.encode import encode
+from glimmer.pipelines.planning.plan_sources import feed_tasks
+from glimmer.pipelines.planning.plan_step import HeldRanges, Tools
+from glimmer.pipelines.planning.range_plan import PlanSettings
 from glimmer.pipelines.refresh import RefreshResult, refresh, refresh_dry_run
-from glimmer.pipelines.refreshing.feed import Feed
 from glimmer.storage.memory import Memory
 from glimmer.storage.verify import verify
 
@@ -221,33 +226,49 @@ def test_of_a_feed_nothing_is_absent(memory: Path) -> None:
 # The feed itself.
 
 
-def test_a_feed_is_read_in_its_order_with_superseded_records_left_out(tmp_path: Path) -> None:
+def three_tokens(pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
+    return [np.ones(3, np.int32)] * len(pairs)
+
+
+def decided(path: Path, range_bytes: int) -> tuple[list[Article | Rejection], set[str], int]:
+    """The records of a feed that count, the ids that it empties, and how many records it supersedes."""
+    corpus = Corpus([path])
+    ranges = corpus.ranges(range_bytes)
+    planner = HeldRanges(Tools(settings=PlanSettings(window=64), tokenise=three_tokens))
+    found: list[Article | Rejection] = []
+    emptied: set[str] = set()
+    superseded = 0
+    for task in feed_tasks(ranges, [str(path)], planner, lambda share, passages: None):
+        selection = task.selection()
+        found += selection.select(task.source.read(lambda share: None, lambda kind: None))
+        emptied |= set(selection.arrays()["emptied"].to_pylist())
+        superseded += selection.superseded
+    return found, emptied, superseded
+
+
+@pytest.mark.parametrize("range_bytes", [10, 100, 1 << 20])
+def test_a_feed_is_read_in_its_order_with_superseded_records_left_out(tmp_path: Path, range_bytes: int) -> None:
     lines = [record("b", "1"), record("a", "1"), broken("a"), record("b", "2"), record("c"), record("a", "2"), NAMELESS]
     path = tmp_path / "feed.jsonl"
     path.write_bytes(b"\n".join(lines))
-    feed = Feed(Corpus([str(path)]))
-    shares: list[float] = []
-    for _ in range(2):
-        found = list(feed.read(shares.append))
-        assert [(type(each), each.article_id) for each in found] == [
-            (Rejection, "a"),
-            (Article, "b"),
-            (Article, "a"),
-            (Rejection, ""),
-        ]
-        assert (feed.emptied, feed.superseded) == ({"c"}, 2)
-    assert shares == sorted(shares[: len(shares) // 2]) * 2
-    assert shares[-1] == 1.0
+    found, emptied, superseded = decided(path, range_bytes)
+    assert [(type(each), each.article_id) for each in found] == [
+        (Rejection, "a"),
+        (Article, "b"),
+        (Article, "a"),
+        (Rejection, ""),
+    ]
+    assert (emptied, superseded) == ({"c"}, 2)
 
 
 def test_a_feed_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "feed.jsonl"
-    path.write_bytes(record("a", "1") + b"\n" + record("b", "1") + b"\n")
+    path = tmp_path / "feed.jsonl.gz"
+    path.write_bytes(gzip.compress(record("a", "1") + b"\n" + record("b", "1") + b"\n"))
 
-    def grow(share: float) -> None:
-        if share > 0.5:  # it is being read for the second time
+    def grow(share: float, passages: int) -> None:
+        if share == 0.5:  # it is about to be read for the second time
             with path.open("ab") as file:
-                file.write(record("a", "2") + b"\n")
+                file.write(gzip.compress(record("a", "2") + b"\n"))
 
     with pytest.raises(InputError, match="changes while it is read; run the command again"):
-        list(Feed(Corpus([str(path)])).read(grow))
+        plan([path], three_tokens, window=64, feed=True, report=grow)

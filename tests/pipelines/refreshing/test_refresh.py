@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from changing import Texts, payload, texts, write
 from click.testing import CliRunner
+from planned import dry_plan
 
 from glimmer import ConflictError, InputError, MismatchError, UsageError
 from glimmer.encoders.models import load_model
 from glimmer.pipelines.cli.group import glimmer
-from glimmer.pipelines.corpus.plan import plan
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine
 from glimmer.pipelines.maintenance.rollback import rollback
 from glimmer.pipelines.refresh import RefreshResult, refresh, refresh_dry_run
 from glimmer.pipelines.refreshing.comparison import Comparison
+from glimmer.pipelines.refreshing.range_comparison import ComparesRanges
 from glimmer.pipelines.refreshing.refresh_inputs import RefreshInputs
 from glimmer.pipelines.refreshing.refresh_job import RefreshJob
 from glimmer.progress import Quiet
@@ -103,13 +104,19 @@ def test_passages_that_stay_are_not_tokenised(memory: Path, corpus: dict[str, li
     corpus["a0"][0] = "A new beginning."
     source = write(memory.parent / "c.jsonl", corpus)
     comparison = Comparison(base)
-    summary = plan(sources=[source], tokenise=tokenise, window=base.window, base=comparison)
+    summary = dry_plan(
+        [source],
+        tokenise,
+        window=base.window,
+        base=ComparesRanges.of(base, partial=False),
+        take=lambda found: comparison.take(found.arrays, found.counts.rows),
+    )
     assert 0 < comparison.added <= 6
     # Drafts that overflow have to be measured to be split again; their pieces, and all that fit, are known.
     drafts = {text for _, text in seen if text}
     live = {passage.text for passage in passages(memory)}
     assert not drafts & live
-    fresh = plan(sources=[source], tokenise=loaded.passage_tokens, window=base.window)
+    fresh = dry_plan([source], loaded.passage_tokens, window=base.window)
     without = ("shards", "seconds")
     assert {k: v for k, v in summary.to_json().items() if k not in without} == {
         k: v for k, v in fresh.to_json().items() if k not in without
