@@ -46,6 +46,7 @@ from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.pipelines.refreshing.articles import count_articles
 from glimmer.pipelines.refreshing.changes import Changes, files_to_replace, surviving_rows
 from glimmer.pipelines.refreshing.comparison import Comparison
+from glimmer.pipelines.refreshing.range_comparison import ComparesRanges
 from glimmer.reader.serving.retrieval_index import open_index
 from glimmer.storage.memory import Memory
 from glimmer.storage.passage import SHARD_ROWS
@@ -175,7 +176,9 @@ def fetch(run: Run) -> None:
 
 def compare(run: Run) -> None:
     base = Memory.open(run.memory, 1, check=False)
+    found = ComparesRanges.of(base, partial=False)()
     comparison = Comparison(base)
+    added = 0
     fresh = int(run.replaced.sum())
     others = np.concatenate([made.passage_ids(_SECOND, shard, SHARD_ROWS) for shard in range(-(-fresh // SHARD_ROWS))])
     with run.lap("ids looked up"):
@@ -183,20 +186,22 @@ def compare(run: Run) -> None:
             ids = run.ids(shard)
             first = shard * SHARD_ROWS
             gone = run.replaced[first : first + len(ids)]
-            ids[gone] = others[comparison.added : comparison.added + int(gone.sum())]
+            ids[gone] = others[added : added + int(gone.sum())]
+            added += int(gone.sum())
             paragraph = np.arange(len(ids)) % made.ARTICLE + 1
             end = np.full(len(ids), made.text_bytes(run.words))
             place = np.stack([paragraph, 0 * paragraph, paragraph, end], axis=1).astype(np.int32)
-            positions = comparison.find(made.hexadecimal(ids).to_pylist())
+            positions = found.find(made.hexadecimal(ids).to_pylist())
             kept = positions >= 0
-            comparison.keep(positions[kept], place[kept])
+            found.keep(positions[kept], place[kept])
             for at in np.flatnonzero(~kept).tolist():
                 article = Article(made.article_id(_FIRST, first + at), "", [""], "")
-                comparison.add(PassageDraft(article, "", 1, 0, 1, 1))
+                found.add(PassageDraft(article, "", 1, 0, 1, 1))
     with run.lap("rows that go"):
+        comparison.take(found.arrays(), added)
         changes = comparison.changes()
     with run.lap("articles counted"):
-        count_articles(base, changes.dead, pa.array(sorted(comparison.renewed)))
+        count_articles(base, changes.dead, comparison.renewed)
     assert changes.removed == comparison.added == fresh
     assert not len(changes.moved)
     digest = changes.save(base.store, "changes.safetensors")
