@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from .stores import Place, Store, open_store
 
 TABLES = "codec/tables.safetensors"
 _LARGEST_TABLES = 1 << 30
+_SPAN: Final = 1 << 20  # positions looked at together
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -314,8 +315,12 @@ class Memory:
 
     def scan_texts(self, batch: int = 1024) -> Iterator[tuple[npt.NDArray[np.int64], list[Passage]]]:
         """All passages in the payload's order, the fast one: yields (positions int64 [k], passages), k <= batch."""
-        segment, row = self.rows(np.arange(self.passages))
-        order = np.lexsort((row, segment))
+        locations = np.empty(self.passages, np.uint32)  # which number rows in the payload's order
+        for start in range(0, self.passages, _SPAN):
+            span = np.arange(start, min(start + _SPAN, self.passages))
+            locations[span] = self._with_map(lambda ids, span=span: self._inside(ids.locations(span)))  # type: ignore[misc]
+        order = np.argsort(locations)
+        del locations
         for start in range(0, len(order), batch):
             positions = order[start : start + batch]
             yield positions, self.texts(positions)
@@ -331,8 +336,8 @@ class Memory:
 
     def _passage_at(self, error: RowDamageError) -> str:
         location = int(self._firsts[self._names.index(error.segment)]) + error.row
-        for start in range(0, self.passages, 1 << 20):
-            span = np.arange(start, min(start + (1 << 20), self.passages))
+        for start in range(0, self.passages, _SPAN):
+            span = np.arange(start, min(start + _SPAN, self.passages))
             hits = span[self._with_map(lambda ids, span=span: ids.locations(span)) == location]  # type: ignore[misc]
             if len(hits):
                 return self.ids(hits[:1])[0]
@@ -410,7 +415,7 @@ def rollback(memory: Place, *, to: int, base: int, job: str) -> Manifest:
     return manifest
 
 
-def _lacking(one: Memory, other: Memory, span: int = 1 << 20) -> int:
+def _lacking(one: Memory, other: Memory, span: int = _SPAN) -> int:
     """Number of passages of `one` that `other` lacks."""
     return sum(
         int(np.count_nonzero(one.positions_in(other, np.arange(start, min(start + span, one.passages))) < 0))

@@ -36,7 +36,8 @@ from .segment_writer import open_array, read_digests, wrong_sizes
 from .stores import Store
 from .text_shards import TextShard
 
-_OPEN_TEXT_SHARDS = 256
+OPEN_TEXT_SHARDS: Final = 256
+"""Text shards that a reader of a segment keeps open; each has a file descriptor."""
 
 
 class RowDamageError(DamageError):
@@ -224,6 +225,6 @@ class SegmentReader:
                 if text.rows != self.shape.shard_rows(shard):
                     raise DamageError(f"has {text.rows} rows, expected {self.shape.shard_rows(shard)}", where=text.path)
             self._texts[shard] = text
-            while len(self._texts) > _OPEN_TEXT_SHARDS:
+            while len(self._texts) > OPEN_TEXT_SHARDS:
                 self._texts.popitem(last=False)
             return text

@@ -29,6 +29,7 @@ from ...storage.version_indexes import FIRST_STAGE, INDEXES, first_stage_damage,
 from .analysis import DEFAULT_LANGUAGE, LANGUAGES, check_language
 from .prefetch import prefetched
 from .retrieval import MANIFEST, Bm25Index, build_index, passages_digest, share_index
+from .texts_by_id import texts_by_id
 
 DIRECTORY: Final = FIRST_STAGE
 _READ_AT_ONCE = 4096
@@ -291,20 +292,11 @@ def _temporary(memory: Memory, language: str, progress: Progress, refused: Stora
 
 
 def _build(memory: Memory, place: Path, language: str, progress: Progress) -> None:
-    progress.stage("index", total=memory.passages, unit="passages")
-    with prefetched(_texts(memory), ahead=2) as batches:
+    # In the order of ids, which is what positions count. In the payload's order two memories of equal content, one
+    # refreshed and one rebuilt, could rank passages of nearly equal scores differently.
+    with texts_by_id(memory, place, progress) as texts, prefetched(texts, ahead=2) as batches:
+        progress.stage("index", total=memory.passages, unit="passages")
         passages = (passage for batch in batches for passage in batch)
         build_index(place, passages, index_manifest(memory), progress.at, language=language)
     progress.done()
     _log.info("index built: %s, %d passages, %s", place, memory.passages, language)
-
-
-def _texts(memory: Memory) -> Iterator[list[tuple[str, str, str]]]:
-    """(id, title, text) in the order of ids, which is what positions count; each batch is read in the payload's order.
-
-    Indexing in the payload's order would read faster from a cold disk, but then two memories of equal content,
-    refreshed and rebuilt, could rank passages of nearly equal scores differently.
-    """
-    for start in range(0, memory.passages, _READ_AT_ONCE):
-        positions = np.arange(start, min(start + _READ_AT_ONCE, memory.passages))
-        yield [(passage.passage_id, passage.title, passage.text) for passage in memory.texts(positions)]
