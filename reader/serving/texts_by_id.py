@@ -23,6 +23,7 @@ from ...storage.files import translated
 from ...storage.memory import Memory
 from ...storage.segment_reader import OPEN_TEXT_SHARDS
 from ...storage.stores.local_directories import new_beside
+from ...storage.temporary import remove
 
 Texts = Iterator[list[tuple[str, str, str]]]
 """Lists of (passage id, title, text)."""
@@ -93,7 +94,7 @@ def _sorted(memory: Memory, scratch: Path, size: int) -> Texts:
         path = scratch / str(number)
         with _refused(path), pa.input_stream(str(path), compression="zstd") as file:
             content = file.read()
-        path.unlink()
+        remove(path)
         texts: list[Any] = [None] * min(size, memory.passages - start)
         at = 0
         while at < len(content):
