@@ -99,7 +99,9 @@ class CatalogLog:
                 self.check_files()
                 try:
                     uri, options = self._place or stack.enter_context(self._copied(version))
-                    table = DeltaTable(uri, version=version, storage_options=options or None)
+                    table = self.store.repeated(
+                        lambda: DeltaTable(uri, version=version, storage_options=options or None)
+                    )
                 except TableNotFoundError:
                     name = self.store.name(PASSAGES)
                     raise DamageError("the Delta log is damaged", where=name, remedy=self._remedy) from None

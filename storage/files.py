@@ -13,6 +13,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import secrets
 import stat
 import time
@@ -27,6 +28,7 @@ TEMPORARY_PREFIX = ".tmp-"
 REMOVED_PREFIX = f"{TEMPORARY_PREFIX}removed-"
 """Of directories that were being deleted when the process was killed."""
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space or choose another place, then run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another place, then run the same command again",
@@ -85,6 +87,7 @@ def storage_error(path: Path | str, error: BaseException) -> StorageError | None
 
 
 def _remote_refusal(place: str, error: BaseException) -> StorageError | None:
+    """The StorageError for `error` if an object store refused another library or did not answer it, else None."""
     text = str(error).lower()
     for words, remedy in _REMOTE_TEXTS:
         if any(word in text for word in words):
@@ -95,7 +98,7 @@ def _remote_refusal(place: str, error: BaseException) -> StorageError | None:
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """The text of `error` on one line, cut at `limit` characters and before a Rust backtrace."""
-    text = " ".join(str(error).split("\n   0: ")[0].split()) or type(error).__name__
+    text = " ".join(_COLOURS.sub("", str(error)).split("\n   0: ")[0].split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

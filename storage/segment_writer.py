@@ -262,23 +262,26 @@ def open_array(store: Store, key: str, metadata: dict[str, Any], settings: Mappi
 
 
 def wrong_sizes(store: Store, segment_key: str, records: Sequence[ShardRecord]) -> list[tuple[int, str]]:
-    """(shard, what is wrong) for every file of `records` that is missing or of another size; one listing a folder."""
+    """(shard, what is wrong) for every file of `records` that is missing or of another size; one listing a folder.
+
+    Of a segment in a bucket one listing in all.
+    """
     found: list[tuple[int, str]] = []
+    listed = {entry.key: entry for entry in store.walk(segment_key)} if store.remote else {}
     for folder, name, size in (
         (CODES, codes_name, "codes_bytes"),
         (LENGTHS, lengths_name, "lengths_bytes"),
         (TEXT, text_name, "text_bytes"),
     ):
-        listed = store.entries(f"{segment_key}/{folder}")
-        sizes = {entry.name: entry.size for entry in listed if entry.kind == "file"}
-        skip = len(folder) + 1
+        if not store.remote:
+            listed = {entry.key: entry for entry in store.entries(f"{segment_key}/{folder}")}
         for record in records:
             file, wanted = name(record.shard), getattr(record, size)
-            present = sizes.get(file[skip:])
-            if present is None:
+            present = listed.get(f"{segment_key}/{file}")
+            if present is None or present.kind != "file":
                 found.append((record.shard, f"{file} is missing"))
-            elif present != wanted:
-                found.append((record.shard, f"{file} has {present} bytes, expected {wanted}"))
+            elif present.size != wanted:
+                found.append((record.shard, f"{file} has {present.size} bytes, expected {wanted}"))
     return sorted(found)
 
 

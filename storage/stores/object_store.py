@@ -99,8 +99,19 @@ class ObjectStore(Store):
                 left = self.settings.retry_s - (time.monotonic() - began)
                 if not _passes(error) or left <= 0:
                     raise self._refusal(key, error) from error
-                time.sleep(min(random.uniform(pause / 2, pause), left))
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                pause = _paused(pause, left)
+
+    def repeated(self, ask: Callable[[], _T]) -> _T:
+        """As `Store.repeated`: for what Delta Lake does not repeat itself, such as a body that was cut short."""
+        began, pause = time.monotonic(), FIRST_PAUSE_S
+        while True:
+            try:
+                return ask()
+            except Exception as error:
+                left = self.settings.retry_s - (time.monotonic() - began)
+                if isinstance(error, GlimmerError) or "response body error" not in str(error) or left <= 0:
+                    raise
+                pause = _paused(pause, left)
 
     def _refusal(self, key: str, error: Exception) -> StorageError:
         text, where = str(error), self.name(key)
@@ -189,13 +200,11 @@ class ObjectStore(Store):
 
     def walk(self, key: str) -> Iterator[Entry]:
         """As `Store.walk`, from one listing of all objects."""
-        found = self._object(key) if key else None
-        if found is not None:
-            yield found
-            return
         objects = self._request(key, lambda store: store.list(key or None).collect())
         if objects:
             yield Entry(key, "directory", 0, float("-inf"))
+        elif key and (found := self._object(key)) is not None:
+            yield found
         seen: set[str] = set()
         for meta in objects:
             folder = meta["path"].rpartition("/")[0]
@@ -345,6 +354,12 @@ class GcsStore(ObjectStore):
     def context(self, settings: Mapping[str, Any]) -> Any:
         retries = {"gcs_request_retries": tensorstore_retries(self.settings.retry_s)}
         return shared_context(None, json.dumps({**settings, **retries}, sort_keys=True))
+
+
+def _paused(pause: float, left: float) -> float:
+    """Waits for a random part of `pause` seconds, at most `left`; returns the next pause."""
+    time.sleep(min(random.uniform(pause / 2, pause), left))
+    return min(2 * pause, LONGEST_PAUSE_S)
 
 
 def _entry(key: str, meta: Mapping[str, Any]) -> Entry:

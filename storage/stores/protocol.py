@@ -23,12 +23,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, TypeAlias
+from typing import Any, BinaryIO, ClassVar, Literal, TypeAlias, TypeVar
 
 from ... import DamageError, GlimmerError, StorageError
 from ..files import translated
 
 _BLOCK = 1 << 23
+_T = TypeVar("_T")
 
 Content: TypeAlias = bytes | Callable[[BinaryIO], None]
 """What a file is to hold: the bytes, or a function that writes them."""
@@ -204,6 +205,10 @@ class Store(ABC):
         A catalog in such a place is committed by `put_if_absent`. UsageError for a place that Delta Lake misreads.
         """
         return None
+
+    def repeated(self, ask: Callable[[], _T]) -> _T:
+        """The answer to `ask`, another library's call that only reads here: asked again where that may help."""
+        return ask()
 
     # Jobs.
 
