@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from ....encoders.families.t5 import T5_1_1_SIZES
 from ....reader.config import ReaderConfig
 from ....storage.codecs import code_bytes, parse_codec
+from ....wording import counted
 from ...capacity.estimate import FORMULA_LEAVES_OUT, LEFT_OUT, PEAKS, Estimate, model_config, readers_table
 from ...capacity.estimate import estimate as estimate_costs
+from ...capacity.job_hours import (
+    BUCKET,
+    DISK,
+    PLANNING_RATE,
+    SOURCE_BYTES,
+    STORES,
+    WRITING_RATE,
+    JobEstimate,
+    Storage,
+    Workers,
+    estimate_job,
+)
+from ...capacity.store_requests import KINDS, Price, Requests
 from ..printing import echo, print_json
 from ..tables import duration, grid, pairs, size
 from .options import codec_option, json_option
@@ -29,6 +45,9 @@ class _Peak(click.ParamType[float]):
             return float(text)
         except ValueError:
             self.fail(f"{text!r} is neither a number nor one of {', '.join(PEAKS)}", param, ctx)
+
+
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
@@ -77,6 +96,52 @@ class _Peak(click.ParamType[float]):
     show_default=True,
     help="Computed tokens per real one.",
 )
+@click.option("--code-bytes", "token_bytes", type=_POSITIVE, help="Bytes a token in the memory, in place of --codec.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Each with an accelerator.")
+@click.option("--cores", type=_POSITIVE, default=16.0, show_default=True, help="Processor cores of a worker.")
+@click.option(
+    "--tokens-per-second",
+    type=_POSITIVE,
+    help="That a worker encodes, as measured.  [default: what --peak and --utilisation give]",
+)
+@click.option(
+    "--planning-rate",
+    type=_POSITIVE,
+    default=PLANNING_RATE / 1e6,
+    show_default=True,
+    help="MB of source text that a core plans in a second.",
+)
+@click.option(
+    "--writing-rate",
+    type=_POSITIVE,
+    default=WRITING_RATE / 1e6,
+    show_default=True,
+    help="MB of codes that a worker compresses, hashes and writes in a second.",
+)
+@click.option(
+    "--start-seconds", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Loading and compiling."
+)
+@click.option("--source-gigabytes", type=_POSITIVE, help="Of source text.  [default: KILT's 1.59 kB a passage]")
+@click.option(
+    "--storage",
+    type=click.Choice(STORES),
+    default=DISK,
+    show_default=True,
+    help="A disk that workers share, or a bucket that gives each its bandwidth.",
+)
+@click.option("--bandwidth", type=_POSITIVE, default=1.0, show_default=True, help="GB a second, to disk or bucket.")
+@click.option(
+    "--request-milliseconds",
+    type=click.FloatRange(min=0),
+    help="That a request takes.  [default: 30 of a bucket, none of a disk]",
+)
+@click.option(
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="KIND=AMOUNT",
+    help=f"Of a thousand requests ({', '.join(KINDS)}), or of a GB and month (stored); may be repeated.",
+)
 @json_option
 def estimate(
     model: str,
@@ -92,23 +157,37 @@ def estimate(
     peak: float,
     utilisation: float,
     padding: float,
+    token_bytes: float | None,
+    workers: int,
+    cores: float,
+    tokens_per_second: float | None,
+    planning_rate: float,
+    writing_rate: float,
+    start_seconds: float,
+    source_gigabytes: float | None,
+    storage: str,
+    bandwidth: float,
+    request_milliseconds: float | None,
+    prices: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Estimate FLOPs, hours and bytes before spending them.
+    """Estimate FLOPs, hours, requests and bytes before spending them.
 
-    Offline: encoding the corpus once. Online: one query, with FiD, LUMEN and GLIMMER side by side over the same
-    passages.
+    Offline: encoding the corpus once, stage by stage, on a number of workers. Online: one query, with FiD, LUMEN and
+    GLIMMER side by side over the same passages.
 
     \b
-    Example:
+    Examples:
       glimmer estimate --model t5-xxl --passages 22000000 --peak tpu-v5p
+      glimmer estimate --workers 8 --storage bucket --bandwidth 1.25 --price put=0.005 --price get=0.0004
     """
+    price = Price.parse(prices)
     config = model_config(model, alpha=live_proportion, beta=rerank_proportion)
     expected = estimate_costs(
         model=config,
         passages=passages,
         passage_tokens=passage_tokens,
-        code_bytes=code_bytes(parse_codec(codec, config.encoder.d_model)),
+        code_bytes=token_bytes or code_bytes(parse_codec(codec, config.encoder.d_model)),
         candidates=candidates,
         selected=select,
         question_tokens=question_tokens,
@@ -117,13 +196,37 @@ def estimate(
         utilisation=utilisation,
         padding=padding,
     )
+    offline = expected.offline
+    job = estimate_job(
+        offline,
+        workers=Workers(
+            count=workers,
+            tokens_per_second=tokens_per_second or offline.tokens / (3600 * offline.hours),
+            cores=cores,
+            planning_rate=1e6 * planning_rate,
+            writing_rate=1e6 * writing_rate,
+            start_seconds=start_seconds,
+        ),
+        storage=Storage(
+            kind=storage,
+            bandwidth=1e9 * bandwidth,
+            request_seconds=_request_seconds(storage, request_milliseconds),
+        ),
+        source_bytes=passages * SOURCE_BYTES if source_gigabytes is None else 1e9 * source_gigabytes,
+        price=price,
+    )
+    stored_as = codec if token_bytes is None else f"{token_bytes:g}-byte"
     if as_json:
-        print_json(expected.to_json() | {"model": model, "codec": codec})
+        print_json(expected.to_json() | {"model": model, "codec": stored_as, "job": job.to_json()})
     else:
-        echo(_text(model, codec, config, expected))
+        echo(_text(model, stored_as, config, expected, job))
 
 
-def _text(model: str, codec: str, config: ReaderConfig, expected: Estimate) -> str:
+def _request_seconds(storage: str, milliseconds: float | None) -> float:
+    return (0.030 if storage == BUCKET else 0.0) if milliseconds is None else milliseconds / 1000
+
+
+def _text(model: str, codec: str, config: ReaderConfig, expected: Estimate, job: JobEstimate) -> str:
     offline = expected.offline
     header, *rows = readers_table(expected.online)
     layers = f"{config.memory_layers} memory, {config.live_a_layers} live A, {config.live_b_layers} live B"
@@ -140,6 +243,8 @@ def _text(model: str, codec: str, config: ReaderConfig, expected: Estimate) -> s
                 },
             ),
             "",
+            *_job_lines(job),
+            "",
             grid(header, _aligned(header, rows)),
             "",
             f"GLIMMER takes {expected.speedup():.1f} times fewer operations than FiD over the same passages, "
@@ -148,6 +253,42 @@ def _text(model: str, codec: str, config: ReaderConfig, expected: Estimate) -> s
             f"Not counted anywhere: {'; '.join(LEFT_OUT)}.",
         ]
     )
+
+
+def _job_lines(job: JobEstimate) -> list[str]:
+    workers, slowest = job.workers, job.binds
+    stages: list[tuple[str, ...]] = []
+    for stage in job.stages:
+        needs = [f"{name} {duration(seconds)}" for name, seconds in stage.needs.items() if seconds]
+        stages.append((stage.name, duration(stage.seconds), stage.binds, ", ".join(needs)))
+    kinds = ("stage", *KINDS, "sent", "read")
+    requests = [_request_row(one) for one in (*job.requests, _sum(job.requests))]
+    lines = [
+        f"The job takes {duration(job.seconds)} on {counted(workers.count, 'worker')}, each encoding "
+        f"{workers.tokens_per_second:,.0f} tokens a second and planning on {workers.cores:g} cores.",
+        f"Its longest stage is {slowest.name}, bound by {slowest.binds}. Encoding and writing run at once.",
+        "",
+        grid(("stage", "time", "bound by", "of that"), stages),
+        "",
+        grid(kinds, _aligned(kinds, requests)),
+    ]
+    if job.price is not None:
+        stored = job.price.stored * job.stored_bytes / 1e9
+        lines += ["", f"requests cost {job.price.of(job.requests):,.2f}; storing costs {stored:,.2f} a month"]
+    return lines
+
+
+def _sum(requests: Sequence[Requests]) -> Requests:
+    return Requests(
+        stage="total",
+        **{kind: sum(getattr(one, kind) for one in requests) for kind in KINDS},
+        bytes_put=sum(one.bytes_put for one in requests),
+        bytes_read=sum(one.bytes_read for one in requests),
+    )
+
+
+def _request_row(one: Requests) -> tuple[str, ...]:
+    return (one.stage, *(f"{getattr(one, kind):,}" for kind in KINDS), size(one.bytes_put), size(one.bytes_read))
 
 
 def _aligned(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
