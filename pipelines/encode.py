@@ -36,6 +36,7 @@ from .corpus.ranges import RANGE_BYTES
 from .encoding.codec_fit import codec_tables
 from .encoding.encoding_job import Encoding, check_identity, encode_segment, planned_rows
 from .engines import Engine
+from .engines.worker_rates import WorkerRate
 from .jobs import Job, canonical_sha256
 from .planning.plan_stage import PlanPlace, identify_sources, plan_corpus
 from .planning.plan_summary import PlanSummary
@@ -58,6 +59,7 @@ class EncodeResult:
         resumed: passages that an earlier, interrupted run had encoded.
         rejects: the dead-letter file, None when nothing was rejected.
         seconds: wall time of each stage, in seconds; empty when there was nothing to do.
+        workers: what each worker process encoded; empty where one process did it all.
     """
 
     memory: Path | str
@@ -71,6 +73,7 @@ class EncodeResult:
     rejects: Path | str | None
     resumed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    workers: list[WorkerRate] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able, for `--json`."""
@@ -213,6 +216,7 @@ def encode(
         rejects=job.rejects,
         resumed=job.resumed,
         seconds=job.seconds,
+        workers=job.workers,
     )
 
 

@@ -24,7 +24,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,9 @@ from ..storage.segment_writer import SealedSegment, SegmentWriter
 from ..storage.stores import Place, open_store
 from ..wording import counted
 from .corpus.rejects import reject_file, reject_place
+
+if TYPE_CHECKING:
+    from .engines.worker_rates import WorkerRate
 
 
 def canonical_sha256(value: Any) -> str:
@@ -77,6 +80,7 @@ class Job:
         seconds: wall time of the stages that ended, in seconds.
         resumed: rows that an earlier, interrupted run had written.
         nothing_to_do: `run` found the job's commit in the history.
+        workers: what each worker process wrote of the segment; empty where this process did it all.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Job:
         self.seconds: dict[str, float] = {}
         self.resumed = 0
         self.nothing_to_do = False
+        self.workers: list[WorkerRate] = []
         self._catalog = Catalog(self.store)
 
     @property

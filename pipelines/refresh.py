@@ -27,6 +27,7 @@ from ..storage.stores import Place
 from .corpus.listing import Sources
 from .corpus.ranges import RANGE_BYTES
 from .engines import Engine
+from .engines.worker_rates import WorkerRate
 from .planning.plan_stage import identify_sources
 from .planning.plan_summary import PlanSummary
 from .refreshing.counts import RefreshCounts
@@ -90,6 +91,7 @@ class RefreshResult:
             because some rejected record may be theirs; `counts` has how many.
         rejects: the dead-letter file, None when nothing was rejected.
         seconds: wall time of each stage, in seconds.
+        workers: what each worker process encoded; empty where one process did it all.
     """
 
     memory: Path | str
@@ -104,6 +106,7 @@ class RefreshResult:
     kept_absent: list[str]
     rejects: Path | str | None
     seconds: dict[str, float] = field(default_factory=dict)
+    workers: list[WorkerRate] = field(default_factory=list)
 
     @property
     def nothing_changed(self) -> bool:
@@ -215,6 +218,7 @@ def refresh(
         kept_absent=planned.get("kept_absent", []),
         rejects=job.rejects,
         seconds=job.seconds,
+        workers=job.workers,
     )
 
 

@@ -27,6 +27,7 @@ from ... import StorageError, UsageError
 from ...progress import Progress, polled
 from ...storage.files import make_directories
 from ..engines import Engine, run_step
+from ..engines.worker_rates import WorkerFiles
 from ..per_process import Count, PerProcess
 from .query_range import AnswerWork, RangeAnswerer
 from .tally import Tally
@@ -156,8 +157,14 @@ def answer_on_engine(
         make_directories(parts)
         progress.at(before)
         with counts as answered, polled(progress, finished):
-            run_step("Answer", left, AnswerRanges(work, str(parts.resolve()), counts), engine, finished)
+            place = str(parts.resolve())
+            files = WorkerFiles(place=place, key=f"workers-{secrets.token_hex(8)}", unit="queries", amount=_queries)
+            run_step("Answer", left, AnswerRanges(work, place, counts), engine, finished, files)
     return _join(parts, spans, output)
+
+
+def _queries(span: tuple[int, int]) -> int:
+    return span[1] - span[0]
 
 
 def _join(parts: Path, spans: Sequence[tuple[int, int]], output: Path) -> Tally:

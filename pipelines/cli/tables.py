@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..engines.worker_rates import WorkerRate
 
 
 def pairs(title: str, rows: Mapping[str, object]) -> str:
@@ -54,3 +58,11 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.1f} d"
+
+
+def worker_table(workers: Sequence[WorkerRate]) -> str:
+    """A line for each worker process with what it did and how fast; empty where there were none."""
+    if not workers:
+        return ""
+    rows = [(each.worker, each.amount, round(each.seconds, 1), round(each.per_second, 1)) for each in workers]
+    return "\n\n" + grid(("worker", workers[0].unit, "seconds", "a second"), rows)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +25,11 @@ from ...storage.passage import SHARD_ROWS
 from ...storage.segment_writer import SealedSegment, SegmentWriter
 from ..engines import Engine, run_step
 from ..engines.seen_by_workers import memory_for_workers
+from ..engines.worker_rates import WorkerFiles
 from ..jobs import Job
 from ..per_process import Count, PerProcess
 from ..planning.planned_text import PartRows
-from .shard_graph import EncodeShards, ShardWork, shard_groups
+from .shard_graph import EncodeShards, ShardWork, rows_of_group, shard_groups
 from .window import with_window
 
 
@@ -111,9 +114,17 @@ def encode_segment(
             counts as encoded,
             polled(job.progress, lambda: max(job.ledger.progress().rows, job.resumed + encoded.value)),
         ):
-            run_step("Encode", groups, EncodeShards(work, counts), engine, lambda: job.ledger.progress().rows)
+            step, done = EncodeShards(work, counts), lambda: job.ledger.progress().rows
+            job.workers = run_step("Encode", groups, step, engine, done, _worker_files(job, work))
 
     return job.write_segment("encode", write, rows=rows, window=window, code_bytes=code_bytes)
+
+
+def _worker_files(job: Job, work: ShardWork) -> WorkerFiles:
+    """Where workers note what they have encoded: in the job's ledger, apart from those of an interrupted run."""
+    key = f"{job.ledger.key}/workers-{uuid.uuid4().hex}"
+    amount = functools.partial(rows_of_group, rows=work.rows)
+    return WorkerFiles(place=work.memory, key=key, unit="passages", amount=amount)
 
 
 def planned_rows(writer: SegmentWriter, shards: int) -> Iterator[pa.Table]:

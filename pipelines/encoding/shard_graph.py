@@ -69,6 +69,11 @@ def shard_groups(shards: Sequence[int], *, window: int, code_bytes: int) -> list
     return [tuple(shards[at : at + size]) for at in range(0, len(shards), size)]
 
 
+def rows_of_group(group: Sequence[int], *, rows: int) -> int:
+    """Passages in a group of shards of a segment of `rows` passages."""
+    return sum(min(SHARD_ROWS, rows - shard * SHARD_ROWS) for shard in group)
+
+
 class ShardEncoder:
     """Encodes and writes shards of one job, in one thread; `finish` waits for the writes under way, `close` ends it.
 

@@ -10,7 +10,7 @@ from ....wording import counted
 from ...corpus.passages import DEFAULT_WORDS
 from ...engines import Engine
 from ..printing import echo, print_json, shown_path
-from ..tables import duration, pairs, size
+from ..tables import duration, pairs, size, worker_table
 from ..terminal import TerminalProgress
 from .corpus_options import corpus_arguments, corpus_options
 from .options import codec_option, engine_options, json_option
@@ -113,7 +113,7 @@ def summary(result: EncodeResult) -> str:
         if result.nothing_to_do
         else f"{shown_path(result.memory)}: version {result.version} committed"
     )
-    return pairs(title, rows)
+    return pairs(title, rows) + worker_table(result.workers)
 
 
 def _dry_run_table(expected: DryRun) -> str:

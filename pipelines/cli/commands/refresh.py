@@ -10,7 +10,7 @@ import click
 from ....wording import counted
 from ...engines import Engine
 from ..printing import echo, print_json, shown_path
-from ..tables import duration, pairs, size
+from ..tables import duration, pairs, size, worker_table
 from ..terminal import TerminalProgress
 from .corpus_options import corpus_arguments, corpus_options
 from .diff import shortened
@@ -130,7 +130,7 @@ def summary(result: RefreshResult) -> str:
         rows["bytes"] = f"{size(result.bytes_written)}  ({size(result.code_bytes_written)} of codes)"
     for stage, seconds in result.seconds.items():
         rows[f"{stage} time"] = duration(seconds)
-    return pairs(title, rows)
+    return pairs(title, rows) + worker_table(result.workers)
 
 
 def _dry_run_table(expected: RefreshPlan) -> str:

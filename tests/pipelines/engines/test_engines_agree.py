@@ -29,9 +29,15 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return Engine(workers=2)
 
 
-def test_a_memory_is_the_same(world: World, engine: Engine, tmp_path: Path) -> None:
-    encode(sources=[world.corpus], memory=tmp_path / "m", model=str(world.model), passage_words=2, engine=engine)
+def test_a_memory_is_the_same_and_each_worker_says_what_it_did(world: World, engine: Engine, tmp_path: Path) -> None:
+    result = encode(
+        sources=[world.corpus], memory=tmp_path / "m", model=str(world.model), passage_words=2, engine=engine
+    )
     assert_same_memory(tmp_path / "m", world.memory)
+    assert 1 <= len(result.workers) <= 2
+    assert sum(each.amount for each in result.workers) == result.plan.passages
+    assert all(each.per_second > 0 and each.unit == "passages" for each in result.workers)
+    assert result.to_json()["workers"][0].keys() == {"worker", "amount", "unit", "seconds"}
 
 
 @pytest.mark.slow

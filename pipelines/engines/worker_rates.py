@@ -1,0 +1,178 @@
+"""What each worker of a step has done and how fast, told through the store that all of them see.
+
+It works whatever the engine: a worker process keeps a small file of its own up to date, the driver reads them all.
+They are for display, so one that cannot be written or read is no error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import apache_beam as beam
+
+from ... import GlimmerError
+from ...storage.stores import open_store
+from ..per_process import PerProcess
+
+_WRITE_EVERY_S: Final = 1.0
+_LOG_EVERY_S: Final = 30.0
+_LARGEST: Final = 1 << 12
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerRate:
+    """What one worker process has done of a step.
+
+    Attributes:
+        worker: `process ID on HOST`.
+        amount: of what `unit` names, such as passages.
+        unit: the plural of what is counted.
+        seconds: from its first element's begin to its last element's end, in seconds.
+    """
+
+    worker: str
+    amount: int
+    unit: str
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Amount by seconds; 0 where nothing was done."""
+        return self.amount / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFiles:
+    """Where the workers of a step keep their files: under `key` of the store at `place`.
+
+    `amount` says how much an element is, in what `unit` names; it is sent to workers, so it must be picklable.
+    """
+
+    place: str
+    key: str
+    unit: str
+    amount: Callable[[Any], int]
+
+    def read(self) -> list[WorkerRate]:
+        """What every worker has done so far, by name."""
+        store, found = open_store(self.place), []
+        for name in store.names(self.key):
+            with contextlib.suppress(GlimmerError, OSError, ValueError, TypeError, KeyError):
+                content = json.loads(store.read(f"{self.key}/{name}", most=_LARGEST))
+                found.append(
+                    WorkerRate(
+                        worker=str(content["worker"]),
+                        amount=int(content["amount"]),
+                        unit=self.unit,
+                        seconds=float(content["seconds"]),
+                    )
+                )
+        return sorted(found, key=lambda rate: rate.worker)
+
+
+class _Meter:
+    """Counts what this process has done and keeps its file up to date."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun: float | None = None
+        self._amount, self._written = 0, 0.0
+
+    def begin(self) -> None:
+        with self._lock:
+            self._begun = self._begun or time.monotonic()
+
+    def add(self, amount: int, files: WorkerFiles) -> None:
+        with self._lock:
+            self._amount += amount
+            if time.monotonic() - self._written >= _WRITE_EVERY_S:
+                self._write(files)
+
+    def flush(self, files: WorkerFiles) -> None:
+        with self._lock:
+            self._write(files)
+
+    def _write(self, files: WorkerFiles) -> None:
+        if self._begun is None:
+            return
+        self._written = time.monotonic()
+        host, process = socket.gethostname(), os.getpid()
+        content = {
+            "worker": f"process {process} on {host}",
+            "amount": self._amount,
+            "seconds": round(self._written - self._begun, 3),
+        }
+        name = "".join(letter if letter.isalnum() else "-" for letter in host.lower())
+        with contextlib.suppress(GlimmerError, OSError):
+            open_store(files.place).put(f"{files.key}/{name}-{process}.json", json.dumps(content).encode())
+
+
+class Metered(beam.DoFn):
+    """The step `step`, with its worker's file kept up to date."""
+
+    def __init__(self, step: beam.DoFn, files: WorkerFiles) -> None:
+        self._step, self._files, self._meters = step, files, PerProcess(_Meter)
+
+    def check(self) -> None:
+        """Raises what keeps this process from running the step."""
+        check = getattr(self._step, "check", None)
+        if check is not None:
+            check()
+
+    def setup(self) -> None:
+        self._meter = self._meters.acquire()
+        self._step.setup()
+
+    def start_bundle(self) -> None:
+        self._pending = 0
+        self._step.start_bundle()
+
+    def process(self, element: Any) -> Iterator[None]:
+        self._meter.begin()
+        for _ in self._step.process(element) or ():
+            pass
+        self._pending += self._files.amount(element)
+        return iter(())
+
+    def finish_bundle(self) -> None:
+        self._step.finish_bundle()
+        self._meter.add(self._pending, self._files)
+
+    def teardown(self) -> None:
+        self._meter.flush(self._files)
+        self._meters.release()
+        self._step.teardown()
+
+
+@contextlib.contextmanager
+def logged(files: WorkerFiles) -> Iterator[None]:
+    """Logs a line for each worker every half minute, while the block runs."""
+    stop = threading.Event()
+
+    def log() -> None:
+        while not stop.wait(_LOG_EVERY_S):
+            log_rates(files.read())
+
+    thread = threading.Thread(target=log, name="worker rates", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def log_rates(rates: list[WorkerRate]) -> None:
+    """A line for each worker."""
+    for rate in rates:
+        _log.info("%s: %s %s, %.1f/s", rate.worker, f"{rate.amount:,}", rate.unit, rate.per_second)
