@@ -255,7 +255,10 @@ class StoredRanges:
 
             self._store.put(f"{self.prefix}/{_MARK}", b"")
             with polled(Quiet(), poll):
-                run_step("Plan", left, PlanRanges(self._work), self._engine)
+                run_step(
+                    *("Plan", left, PlanRanges(self._work), self._engine),
+                    done=lambda: len(complete_parts(self._store, self.prefix)),
+                )
         self._complete = complete_parts(self._store, self.prefix)
 
     def part(self, task: RangeTask) -> StoredPart | None:

@@ -21,6 +21,7 @@ class Note(beam.DoFn):
         bad: an element that is refused.
         deadly: an element that kills its process, the first `deaths` times.
         seconds: what an element takes.
+        slow: an element that takes three seconds.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class Note(beam.DoFn):
         deadly: int | None = None,
         deaths: int = 1,
         seconds: float = 0.0,
+        slow: int | None = None,
     ) -> None:
         self._directory, self._bad, self._deadly = directory, bad, deadly
-        self._deaths, self._seconds = deaths, seconds
+        self._deaths, self._seconds, self._slow = deaths, seconds, slow
 
     def setup(self) -> None:
         self._note(f"setup-{os.getpid()}")
@@ -45,7 +47,7 @@ class Note(beam.DoFn):
         if element == self._deadly and deaths < self._deaths:
             self._note(f"death-{deaths}")
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(self._seconds)
+        time.sleep(3.0 if element == self._slow else self._seconds)
         self._note(f"element-{element}")
         return iter(())
 
@@ -54,6 +56,13 @@ class Note(beam.DoFn):
 
     def _note(self, name: str) -> None:
         (self._directory / name).write_text(str(os.getpid()))
+
+
+class Blind(Note):
+    """A step whose memory no worker sees."""
+
+    def check(self) -> None:
+        raise UsageError("no such memory", where="/memories/wiki")
 
 
 def noted(directory: Path, kind: str) -> list[str]:
