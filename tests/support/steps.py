@@ -22,6 +22,7 @@ class Note(beam.DoFn):
         deadly: an element that kills its process, the first `deaths` times.
         seconds: what an element takes.
         slow: an element that takes three seconds.
+        together: how many processes have to be set up before any begins.
     """
 
     def __init__(
@@ -33,12 +34,16 @@ class Note(beam.DoFn):
         deaths: int = 1,
         seconds: float = 0.0,
         slow: int | None = None,
+        together: int = 1,
     ) -> None:
         self._directory, self._bad, self._deadly = directory, bad, deadly
         self._deaths, self._seconds, self._slow = deaths, seconds, slow
+        self._together = together
 
     def setup(self) -> None:
         self._note(f"setup-{os.getpid()}")
+        while len(noted(self._directory, "setup")) < self._together:
+            time.sleep(0.02)
 
     def process(self, element: int) -> Iterator[None]:
         if element == self._bad:

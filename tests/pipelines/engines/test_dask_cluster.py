@@ -24,7 +24,7 @@ def on(servers: DaskServers) -> Engine:
 
 
 def test_each_worker_sets_a_step_up_once_and_tears_it_down(dask: DaskServers, tmp_path: Path) -> None:
-    run_step("Note", range(12), Note(tmp_path, seconds=0.05), on(dask))
+    run_step("Note", range(12), Note(tmp_path, seconds=0.05, together=2), on(dask))
     assert noted(tmp_path, "element") == numbers(12)
     assert len(noted(tmp_path, "setup")) == 2
     assert noted(tmp_path, "setup") == noted(tmp_path, "teardown")

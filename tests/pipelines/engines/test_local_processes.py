@@ -25,7 +25,7 @@ def numbers(count: int) -> list[str]:
 
 
 def test_every_element_is_done_by_workers_that_set_up_and_tear_down_once(tmp_path: Path) -> None:
-    run_step("Note", range(12), Note(tmp_path, seconds=0.05), TWO)
+    run_step("Note", range(12), Note(tmp_path, seconds=0.05, together=2), TWO)
     assert noted(tmp_path, "element") == numbers(12)
     assert len(noted(tmp_path, "setup")) == 2
     assert noted(tmp_path, "setup") == noted(tmp_path, "teardown")
