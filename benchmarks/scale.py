@@ -33,7 +33,6 @@ from typing import Any
 import made_memory as made
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from glimmer.pipelines.corpus import Article
 from glimmer.pipelines.corpus.passages import PassageDraft
