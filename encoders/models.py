@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -59,6 +59,10 @@ class LoadedModel:
             "weights": weights,
             "config": hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(),
         }
+
+    def with_window(self, window: int) -> LoadedModel:
+        """The model with the window of a memory, which decides how titles are cut; the fingerprint does not cover it."""
+        return self if self.config.window == window else replace(self, config=replace(self.config, window=window))
 
     def encoder(
         self, dtype: DTypeLike = jnp.float32, layers: slice = slice(None), *, param_dtype: DTypeLike | None = None

@@ -21,6 +21,13 @@ BELOW = {
     "reader/formats": {"reader/serving", "reader/training", "reader"},
     "pipelines/corpus": {"pipelines", "pipelines/cli", "pipelines/encoding", "pipelines/refreshing"},
     "pipelines/encoding": {"pipelines/cli", "pipelines/refreshing", "pipelines/maintenance", "pipelines/answering"},
+    "pipelines/planning": {
+        "pipelines/cli",
+        "pipelines/encoding",
+        "pipelines/refreshing",
+        "pipelines/maintenance",
+        "pipelines/answering",
+    },
     "pipelines/maintenance": {"pipelines/cli"},
     "reader/serving": {"reader/training"},
 }

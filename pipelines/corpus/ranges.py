@@ -20,7 +20,7 @@ from .record_layout import Layout
 from .source_file import SourceFile, Span
 from .tfds import TFDS, read_tfds
 
-RANGE_BYTES: Final = 64 << 20
+RANGE_BYTES: Final = 64_000_000
 """Bytes of a range, as they stand in the sources: about half a minute of work for a worker."""
 
 

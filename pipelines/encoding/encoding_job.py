@@ -30,7 +30,6 @@ from ..jobs import Job
 from ..per_process import Count, PerProcess
 from ..planning.planned_text import PartRows
 from .shard_graph import EncodeShards, ShardWork, rows_of_group, shard_groups
-from .window import with_window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ class Encoding:
         Raises MismatchError unless the model has the fingerprint the memory was made with.
         """
         check_encoder(model, identity, where)
-        return cls(model=with_window(model, identity.passages.window), identity=identity)
+        return cls(model=model.with_window(identity.passages.window), identity=identity)
 
 
 def check_identity(wanted: Identity, found: Identity, where: str | Path) -> None:

@@ -33,7 +33,6 @@ from ...storage.passage import SHARD_ROWS, Passage
 from ...storage.segment_writer import SegmentWriter
 from ..per_process import Count, PerProcess
 from ..planning.planned_text import PartRows, PlannedText
-from .window import with_window
 
 GROUP_BYTES = 1 << 30
 MOST_SHARDS_IN_A_GROUP = 4
@@ -151,7 +150,7 @@ def load_encoder(work: ShardWork) -> tuple[Codec, MemoryEncoder]:
     """
     check_sight(work)
     enable_compilation_cache()
-    loaded = with_window(load_model(work.model), work.window)
+    loaded = load_model(work.model).with_window(work.window)
     if loaded.fingerprint != work.fingerprint:
         raise MismatchError(
             f"{work.model}: a worker found another encoder ({loaded.fingerprint[:12]}…) there than the job was started "

@@ -28,7 +28,6 @@ from ..corpus.fitting import BATCH, Tokenise
 from ..corpus.ranges import SourceRange
 from ..corpus.rejects import Rejection
 from ..corpus.source_file import SourceFile, reading
-from ..encoding.window import with_window
 from ..engines import Engine, run_step
 from ..per_process import PerProcess
 from .plan_parts import PartWriter, StoredPart, complete_parts, open_part, part_name, read_done, write_done
@@ -194,7 +193,7 @@ def tokenizer_digest(model: LoadedModel) -> str:
 def open_tools(work: PlanWork) -> Tools:
     """What a worker plans with. Raises MismatchError for a model with another tokenizer than the job's."""
     work.check_sight()
-    model = with_window(load_model(work.model), work.settings.window)
+    model = load_model(work.model).with_window(work.settings.window)
     if tokenizer_digest(model) != work.tokenizer:
         raise MismatchError(
             f"{work.model}: a worker found another tokenizer there than the job was started with; give every worker "

@@ -13,7 +13,7 @@ from ..printing import echo, print_json, shown_path
 from ..tables import duration, pairs, size, worker_table
 from ..terminal import TerminalProgress
 from .corpus_options import corpus_arguments, corpus_options
-from .options import codec_option, engine_options, json_option
+from .options import codec_option, engine_options, json_option, range_option
 
 if TYPE_CHECKING:
     from ...capacity.dry_run import DryRun
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--strict", is_flag=True, help="Stop at the first bad record instead of setting it aside.")
 @click.option("--dry-run", is_flag=True, help="Count passages, tokens, FLOPs, bytes and time; write nothing.")
+@range_option
 @engine_options
 @json_option
 def encode(
@@ -52,6 +53,7 @@ def encode(
     precision: str,
     strict: bool,
     dry_run: bool,
+    range_mb: float,
     engine: Engine,
     as_json: bool,
 ) -> None:
@@ -85,7 +87,9 @@ def encode(
     from ...encode import encode as encode_job
 
     with TerminalProgress() as progress:
-        result = encode_job(**arguments, memory=memory, engine=engine, progress=progress)
+        result = encode_job(
+            **arguments, memory=memory, engine=engine, range_bytes=max(1, int(range_mb * 1e6)), progress=progress
+        )
     print_json(result.to_json()) if as_json else echo(summary(result))
 
 

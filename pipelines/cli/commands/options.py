@@ -46,6 +46,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 codec_option = click.option(
     "--codec", type=_Codec(), default="int8", show_default=True, help="How token representations are stored."
 )
+range_option = click.option(
+    "--range-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=64.0,
+    show_default=True,
+    help="Sources are planned in ranges of about so many MB, which workers share.",
+)
 _ENGINE_OPTIONS = (
     click.option(
         "--runner",

@@ -14,7 +14,7 @@ from ..tables import duration, pairs, size, worker_table
 from ..terminal import TerminalProgress
 from .corpus_options import corpus_arguments, corpus_options
 from .diff import shortened
-from .options import engine_options, json_option
+from .options import engine_options, json_option, range_option
 
 if TYPE_CHECKING:
     from ...refresh import RefreshPlan, RefreshResult
@@ -63,6 +63,7 @@ def article_limit(_context: click.Context, _option: click.Parameter, value: str)
     default=None,
     help="Build the new version's first-stage index.  [default: if the version before has one]",
 )
+@range_option
 @engine_options
 @json_option
 def refresh(
@@ -79,6 +80,7 @@ def refresh(
     strict: bool,
     dry_run: bool,
     index: bool | None,
+    range_mb: float,
     engine: Engine,
     as_json: bool,
 ) -> None:
@@ -112,7 +114,13 @@ def refresh(
         if dry_run:
             expected = refresh_dry_run(**arguments, progress=progress)
         else:
-            result = refresh_job(**arguments, index=index, engine=engine, progress=progress)
+            result = refresh_job(
+                **arguments,
+                index=index,
+                engine=engine,
+                range_bytes=max(1, int(range_mb * 1e6)),
+                progress=progress,
+            )
     if dry_run:
         print_json(expected.to_json()) if as_json else echo(_dry_run_table(expected))
     else:
