@@ -61,7 +61,7 @@ class LoadedModel:
         }
 
     def with_window(self, window: int) -> LoadedModel:
-        """The model with the window of a memory, which decides how titles are cut; the fingerprint does not cover it."""
+        """The model with the window of a memory, which decides how titles are cut and is not in the fingerprint."""
         return self if self.config.window == window else replace(self, config=replace(self.config, window=window))
 
     def encoder(
