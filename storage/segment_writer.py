@@ -81,7 +81,7 @@ class SegmentWriter:
     @property
     def sealed(self) -> bool:
         """Whether the segment is finished; nothing can be written to it then."""
-        return self.store.exists(f"{self.key}/{DIGESTS}")
+        return self.store.is_file(f"{self.key}/{DIGESTS}")
 
     def _check_open(self) -> None:
         if self.sealed:

@@ -24,7 +24,7 @@ from .files import TEMPORARY_PREFIX
 from .idmap import SCAN_COLUMNS, IdMap, build_id_map, open_id_map, segment_bases
 from .manifest import Manifest
 from .stores import LocalStore, Store
-from .stores.sealed import damaged_files, read_seal
+from .stores.sealed import LARGEST_MANIFEST, damaged_files, parse_seal, read_seal
 
 INDEXES = "indexes"
 ID_MAP = "ids.map"
@@ -44,6 +44,8 @@ def first_stage_damage(store: Store, version: int) -> list[tuple[str, str]]:
     """
     key = f"{index_key(version)}/{FIRST_STAGE}"
     directory = store.local_path(key)
+    if store.remote:
+        return _remote_damage(store, key)
     if directory is None or not store.exists(key):
         return []
     manifest, path = f"{key}/{FIRST_STAGE_MANIFEST}", directory / FIRST_STAGE_MANIFEST
@@ -60,6 +62,24 @@ def first_stage_damage(store: Store, version: int) -> list[tuple[str, str]]:
         return [(manifest, error.what)]
     except OSError as error:
         return [(key, f"cannot be read: {error.strerror}")]
+
+
+def _remote_damage(store: Store, key: str) -> list[tuple[str, str]]:
+    manifest = f"{key}/{FIRST_STAGE_MANIFEST}"
+    try:
+        content = parse_seal(store.read(manifest, most=LARGEST_MANIFEST), store.name(manifest))
+    except FileNotFoundError:
+        return []  # it is put last: what else is there was not finished
+    except DamageError as error:
+        return [(manifest, error.what)]
+    found = []
+    for name, expected in (content or {"files": {}})["files"].items():
+        try:
+            if store.sha256(f"{key}/{name}") != (expected["sha256"], expected["bytes"]):
+                found.append((f"{key}/{name}", "its SHA-256 is not the recorded one"))
+        except FileNotFoundError:
+            found.append((f"{key}/{name}", "is missing"))
+    return found
 
 
 def build(catalog: Catalog, manifest: Manifest, store: Store, key: str) -> None:

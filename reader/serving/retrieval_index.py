@@ -2,7 +2,8 @@
 
 An index belongs to one version of one memory and says so: its manifest has the digest of the memory's identity and of
 the version's content, so an index of anything else is rebuilt, not used. It lies beside the version's other indexes, or
-in the user's cache directory where the memory cannot be written, or as a last resort in a temporary directory. The
+in the user's cache directory where the memory cannot be written, or as a last resort in a temporary directory. One of a
+memory in a bucket lies in the cache, and a copy in the bucket serves other machines (`published_index`). The
 language of its stemmer is chosen once: indexes of later versions take it over.
 """
 
@@ -28,6 +29,7 @@ from ...storage.stores.sealed import read_seal
 from ...storage.version_indexes import FIRST_STAGE, INDEXES, first_stage_damage, index_key
 from .analysis import DEFAULT_LANGUAGE, LANGUAGES, check_language
 from .prefetch import prefetched
+from .published_index import fetch_index, publish_index
 from .retrieval import MANIFEST, Bm25Index, build_index, passages_digest, share_index
 from .texts_by_id import texts_by_id
 
@@ -98,6 +100,8 @@ def open_index(
                 found = Bm25Index.open(place, manifest, language=chosen)
             except (MismatchError, DamageError, StorageError):
                 continue  # another process put its own there
+            if memory.store.remote:
+                publish_index(memory.store, f"{memory.index_key}/{DIRECTORY}", place)
             if home not in (None, place):
                 progress.say(f"the index cannot be put into {memory.location}, it is kept in {place}")
             return found
@@ -116,6 +120,7 @@ def _existing(memory: Memory, language: str | None) -> tuple[Bm25Index | None, l
     """The newest sound index, and what is wrong with damaged ones that were looked at before it."""
     damages: list[DamageError] = []
     manifest = index_manifest(memory)
+    _fetch(memory)
     for place in sorted(_places(memory), key=_made, reverse=True):
         try:
             found = Bm25Index.open(place, manifest, language=language)
@@ -131,6 +136,7 @@ def _existing(memory: Memory, language: str | None) -> tuple[Bm25Index | None, l
 
 def index_language(memory: Memory) -> str:
     """The language of the index that `open_index` gives when it is asked for none; reads manifests alone."""
+    _fetch(memory)
     for place in sorted(_places(memory), key=_made, reverse=True):
         try:
             content = read_seal(place / MANIFEST)
@@ -192,6 +198,13 @@ def _places(memory: Memory) -> list[Path]:
     """Where an index of the version may stand: in the memory if that has directories, in the user's cache."""
     home, cached = _home(memory, memory.version), _cache() / _key(memory) / DIRECTORY
     return [cached] if home is None else [home, cached]
+
+
+def _fetch(memory: Memory) -> None:
+    """Copies the index of a memory in a bucket to the user's cache, if it is not there yet."""
+    if memory.store.remote:
+        [place] = _places(memory)
+        fetch_index(memory.store, f"{memory.index_key}/{DIRECTORY}", place, index_manifest(memory))
 
 
 def _cache() -> Path:

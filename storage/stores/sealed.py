@@ -22,7 +22,7 @@ from ..files import read_regular, sha256_bytes, sha256_file
 from ..segment_layout import is_sha256
 
 DIGEST: Final = "manifest_sha256"
-_LARGEST_MANIFEST = 1 << 20
+LARGEST_MANIFEST: Final = 1 << 20
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 _AT_ONCE = min(4, os.cpu_count() or 1)
 _SETTLED_NS = 100_000_000
@@ -51,7 +51,11 @@ def read_seal(path: Path) -> dict[str, Any] | None:
 
     Raises DamageError if a byte of it is not what was written, FileNotFoundError and other OSErrors as `open` does.
     """
-    raw = read_regular(path, most=_LARGEST_MANIFEST)
+    return parse_seal(read_regular(path, most=LARGEST_MANIFEST), path)
+
+
+def parse_seal(raw: bytes, path: Path | str) -> dict[str, Any] | None:
+    """As `read_seal`, of the bytes `raw` of a manifest, which messages call `path`."""
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError):

@@ -26,6 +26,7 @@ from glimmer.pipelines.maintenance.repair import repair
 from glimmer.pipelines.maintenance.rollback import rollback
 from glimmer.pipelines.maintenance.vacuum import vacuum
 from glimmer.pipelines.refresh import refresh
+from glimmer.reader.serving.retrieval_index import find_index, open_index
 from glimmer.storage.memory import Memory
 from glimmer.storage.stores import Store, open_store
 from glimmer.storage.stores.object_store import ObjectStore
@@ -126,6 +127,35 @@ def test_commands_take_a_bucket(
         run("index", memory)
         printed[name] = [text.replace(memory, "MEMORY") for text in outputs]
     assert printed["bucket"] == printed["local"]
+
+
+def test_an_index_is_built_once_for_all_machines(
+    new_bucket_place: Callable[[], str],
+    model: str,
+    corpus: Callable[[int], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = new_bucket_place()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    encode(sources=corpus(40), memory=place, model=model)
+    built = open_index(Memory.open(place), language="german")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    memory = Memory.open(place)
+    found = find_index(memory)
+    assert found is not None
+    assert (found.language, found.count) == ("german", built.count)
+    assert str(found.directory).startswith(str(tmp_path / "other"))
+    store = open_store(place)
+    key = next(e.key for e in store.entries("indexes/1/bm25") if e.name.endswith(".store"))
+    store.put(key, b"damaged" + store.read(key)[7:])
+    [damage] = verify(place).damages
+    assert key in str(damage)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third"))
+    assert find_index(Memory.open(place)) is None, "what is damaged on its way is not used"
+    assert repair(memory=place, model=model).sound
+    assert refresh(sources=corpus(50), memory=place).version == 2
+    assert store.exists("indexes/2/bm25/glimmer-index.json"), "the next version has one as well"
 
 
 def _glimmer(cache: Path, *arguments: str) -> str:
