@@ -33,6 +33,7 @@ from typing import Any
 import made_memory as made
 import numpy as np
 import numpy.typing as npt
+from made_plan import MadePlan
 
 from glimmer.pipelines.corpus import Article
 from glimmer.pipelines.corpus.passages import PassageDraft
@@ -121,6 +122,18 @@ def make(run: Run) -> None:
             code_bytes=created.codec.code_bytes,
             seed=seed,
         )
+
+
+def plan(run: Run) -> None:
+    made_plan = MadePlan(run.home / "plan", run.rows)
+    run.laps["ranges"] = made_plan.ranges
+    planned = made_plan.merge()
+    assert planned.summary.passages == run.rows // made.ARTICLE * made.ARTICLE
+
+
+def make_plan(run: Run) -> None:
+    (run.home / "plan").mkdir()
+    MadePlan(run.home / "plan", run.rows).make()
 
 
 def progress(run: Run) -> None:
@@ -304,6 +317,8 @@ def _questions(run: Run, memory: Memory, *, given: bool) -> list[dict[str, Any]]
 Step = Callable[[Run], None]
 STEPS: dict[str, tuple[str, Step]] = {
     "make": ("making the passages (not Glimmer)", make),
+    "parts": ("making the parts of a plan (not Glimmer)", make_plan),
+    "plan": ("plan: parts of all ranges merged", plan),
     "progress": ("encode: how far, from the ledger", progress),
     "seal": ("encode: records read, segment sealed", seal),
     "commit": ("encode: sealed and committed", commit),
