@@ -27,7 +27,7 @@ class Engine:
         stall_seconds: how long a Beam runner may make no progress before its job is given up.
 
     Examples:
-        >>> Engine(workers=4).is_this_process
+        >>> glimmer.Engine(workers=4).is_this_process
         False
     """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -75,7 +74,7 @@ class DaskServers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for process in (*self.workers, self.scheduler):
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         for process in (*self.workers, self.scheduler):
             process.wait()
 

@@ -83,6 +83,7 @@ def test_what_a_dead_worker_had_is_done_by_another_and_an_element_that_kills_all
         monkeypatch.setattr(dask_cluster, "_WITHOUT_WORKERS_S", 3.0)
         with pytest.raises(WorkerError, match="has had no workers for 3 seconds; start some with `dask worker"):
             run_step("Note", range(8), Note(always, deadly=3, deaths=99, seconds=0.05), on(servers))
+        monkeypatch.undo()
         for _ in range(4):
             servers.add_worker()
         with pytest.raises(WorkerError, match="several Dask workers died at element 3 of Note"):
