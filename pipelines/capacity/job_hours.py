@@ -52,7 +52,7 @@ class Workers:
     planning_rate: float = PLANNING_RATE
     writing_rate: float = WRITING_RATE
     passages_per_second: float = 50_000.0
-    committed_per_second: float = 50_000.0
+    committed_per_second: float = 200_000.0
     start_seconds: float = 60.0
 
     def __post_init__(self) -> None:

@@ -104,14 +104,14 @@ def encode_requests(
     return (
         # A range leaves its text, an index and a mark that it is complete.
         Requests(stage="plan", put=parts + 2 * ranges, list=-(-(parts + 2 * ranges) // _LISTED), bytes_put=text_bytes),
-        # A shard's text is put together from a part, written, and read back.
+        # A shard's text is read from a part, and written.
         Requests(
             stage="encode",
             put=shards,
-            get=2 * shards,
+            get=shards,
             head=shards,
             bytes_put=text_bytes,
-            bytes_read=2 * text_bytes,
+            bytes_read=text_bytes,
         ),
         # Lengths are compared with the text; all three files are read back for their digests; the ledger is told.
         Requests(
