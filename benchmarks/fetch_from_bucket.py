@@ -33,7 +33,7 @@ from glimmer.pipelines.encode import encode
 from glimmer.storage.catalog_files import passage_rows
 from glimmer.storage.ledger import Ledger
 from glimmer.storage.memory import Memory, commit
-from glimmer.storage.segment_layout import CODES
+from glimmer.storage.segment_layout import CODES, ShardRecord
 from glimmer.storage.segment_writer import SegmentWriter
 from glimmer.storage.stores import open_store
 
@@ -117,16 +117,26 @@ def requests(proxy: FaultProxy) -> None:
     writer = SegmentWriter(place, "counted")
     parts = [passages[start : start + 1024] for start in range(0, len(passages), 1024)]
     lengths = [np.array([len(passage.tokens) for passage in part], np.int32) for part in parts]
-    count("a shard's text", lambda: [writer.write_text(n, part) for n, part in enumerate(parts)], len(parts))
+
+    def write_texts() -> None:
+        for shard, part in enumerate(parts):
+            writer.write_text(shard, part)
+
+    count("a shard's text", write_texts, len(parts))
     count("begin a segment", lambda: writer.create_arrays(len(passages), kit.window, kit.code_bytes))
-    records = []
+    records: list[ShardRecord] = []
     count(
         "a shard's codes and lengths",
         lambda: records.extend(writer.write_shard(n, kit.codes(part), lengths[n]) for n, part in enumerate(parts)),
         len(parts),
     )
     ledger = Ledger(place, "counted")
-    count("a shard's record", lambda: [ledger.record(record) for record in records], len(parts))
+
+    def record_all() -> None:
+        for record in records:
+            ledger.record(record)
+
+    count("a shard's record", record_all, len(parts))
     count("seal a segment", lambda: writer.seal(records))
     sealed = writer.seal(records)
 
