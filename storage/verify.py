@@ -101,7 +101,7 @@ def verify(
         progress: called with (shards done, shards in all) after each shard.
 
     Raises UsageError if there is no memory or no such version, or it was vacuumed, StorageError if the file system
-    refuses. Damage never raises; it is in the report. Takes about 70 bytes of memory a passage, and the codes of a few
+    refuses. Damage never raises; it is in the report. Takes about 85 bytes of memory a passage, and the codes of a few
     hundred passages.
     """
     store, report = open_store(memory), VerifyReport()
