@@ -113,9 +113,13 @@ def _tasks(ranges: Sequence[SourceRange], planner: Planner, report: Report) -> l
     planner.run(tasks, report)
     parts = [part.plan.arrays["ids"] for task in tasks if (part := planner.part(task)) is not None]
     ids, firsts = _joined(parts)
+    replaced = []
     for number, held_before in _by_range(later_ones(ids), firsts):
+        replaced.append(tasks[number])
         tasks[number] = replace(tasks[number], selection=SelectionSpec(tuple(held_before.tolist())))
-    planner.run([task for task in tasks if task.selection.held_before], lambda share, passages: None)
+    planner.run([tasks[task.number] for task in replaced], lambda share, passages: None)
+    for task in replaced:
+        planner.forget_text(task)
     return tasks
 
 

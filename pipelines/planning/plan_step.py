@@ -94,6 +94,9 @@ class Planner(Protocol):
     def part(self, task: RangeTask) -> Part | None:
         """What planning a range gave; None for one that was left since a strict plan stops before it."""
 
+    def forget_text(self, task: RangeTask) -> None:
+        """Deletes the passages of a part that another one replaces; what it counts stays."""
+
     def ids(self, task: RangeTask) -> pa.Array:
         """The ids of a range's records, where the task asks for them; see `record_ids`."""
 
@@ -127,6 +130,9 @@ class HeldRanges:
     def part(self, task: RangeTask) -> Part | None:
         held = self._held.get(task.name)
         return held if isinstance(held, _HeldPart) else None
+
+    def forget_text(self, task: RangeTask) -> None:
+        return None
 
     def ids(self, task: RangeTask) -> pa.Array:
         held = self._held[task.name]
@@ -264,6 +270,11 @@ class StoredRanges:
         if task.name not in self._complete:
             return None
         return open_part(self._store, f"{self.prefix}/{task.name}", self._complete[task.name])
+
+    def forget_text(self, task: RangeTask) -> None:
+        part = self.part(task)
+        if part is not None:
+            part.delete_text()
 
     def ids(self, task: RangeTask) -> pa.Array:
         return read_done(self._store, f"{self.prefix}/{task.name}", self._complete[task.name])[1]["ids"]
