@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from .. import ConflictError, GlimmerError
+from .. import ConflictError, InputError, MismatchError, UsageError
 from ..progress import Progress, Quiet
 from ..storage.catalog import Catalog
 from ..storage.ledger import JOBS, Ledger
@@ -148,8 +148,9 @@ class Job:
     def plan(self, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The job's plan, JSON-able, with `rows` of the segment: found in the ledger, or made now and written there.
 
-        A plan that `make` refuses with a GlimmerError leaves nothing behind, not even the directories of a memory that
-        was to be made; one that was written is kept whatever happens later.
+        A plan that `make` refuses, since its inputs will not do, leaves nothing behind, not even the directories of a
+        memory that was to be made. What was planned before a store or a worker failed is kept for a next try, and a
+        plan that was written whatever happens later.
         """
         found = self.ledger.read_plan()
         if found is not None:
@@ -160,7 +161,7 @@ class Job:
             self.segment.discard()  # of a plan that was interrupted, or of a job whose ledger is gone
             made = dict(make())
             self.ledger.write_plan(made)
-        except GlimmerError:
+        except (InputError, UsageError, MismatchError):
             self.forget()
             raise
         return made

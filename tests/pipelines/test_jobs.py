@@ -6,7 +6,7 @@ The kinds that Glimmer has run through the same tests.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glimmer import ConflictError, InputError
+from glimmer import ConflictError, GlimmerError, InputError, StorageError
 from glimmer.pipelines import jobs
 from glimmer.pipelines.jobs import Job
 from glimmer.pipelines.maintenance.compact import compact
@@ -261,3 +261,19 @@ def test_the_id_follows_what_the_job_depends_on_whatever_the_order(tmp_path: Pat
     assert Job(tmp_path, "halve", {"b": [2], "a": 1}, base=0).name == first.name
     assert Job(tmp_path, "halve", {"a": 1, "b": [3]}, base=0).name != first.name
     assert Job(tmp_path, "third", {"a": 1, "b": [2]}, base=0).segment.segment != first.segment.segment
+
+
+def test_what_was_planned_before_a_store_failed_is_kept(tmp_path: Path) -> None:
+    job = Job(tmp_path / "m", "encode", {"sources": "some"}, base=0)
+    part = f"{job.ledger.key}/plan/part"
+
+    def refused(error: GlimmerError) -> Mapping[str, Any]:
+        job.store.put(part, b"planned")
+        raise error
+
+    with pytest.raises(StorageError):
+        job.plan(lambda: refused(StorageError("the disk is full")))
+    assert job.store.exists(part)
+    with pytest.raises(InputError):
+        job.plan(lambda: refused(InputError("a truncated file")))
+    assert not job.store.exists(part)

@@ -31,7 +31,12 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 def test_a_memory_is_the_same_and_each_worker_says_what_it_did(world: World, engine: Engine, tmp_path: Path) -> None:
     result = encode(
-        sources=[world.corpus], memory=tmp_path / "m", model=str(world.model), passage_words=2, engine=engine
+        sources=[world.corpus],
+        memory=tmp_path / "m",
+        model=str(world.model),
+        passage_words=2,
+        engine=engine,
+        range_bytes=world.corpus.stat().st_size // 7,
     )
     assert_same_memory(tmp_path / "m", world.memory)
     assert 1 <= len(result.workers) <= 2
@@ -62,7 +67,8 @@ def test_a_refresh_is_the_same(world: World, engine: Engine, tmp_path: Path) -> 
     newer.write_text("\n".join([*changed, *lines[100:]]) + "\n")
     for memory, used in ((tmp_path / "alone", None), (tmp_path / "shared", engine)):
         shutil.copytree(world.memory, memory)
-        assert refresh(sources=[newer], memory=memory, max_removed=1.0, engine=used).version == 2
+        small = newer.stat().st_size // 7
+        assert refresh(sources=[newer], memory=memory, max_removed=1.0, engine=used, range_bytes=small).version == 2
     assert_same_memory(tmp_path / "shared", tmp_path / "alone")
 
 
