@@ -2,10 +2,10 @@
 
 Encodes the first articles of SOURCE at two sizes, as the command line does, and takes rates from the difference: source
 bytes planned and tokens encoded in a second, and seconds to start. With these rates it predicts the job over ARTICLES
-articles in one process and in several, runs it, and prints predicted and real seconds. Processes share this machine's
-processor, so each encodes its share of the tokens. Run it where nothing else runs.
+articles in one process and in several, runs it, and prints predicted and real seconds; all runs alternate, and medians
+count. Processes share this machine's processor: each encodes its share of the tokens. Run it where nothing else runs.
 
-    python benchmarks/estimate_vs_run.py SOURCE [--articles 4000] [--model sample] [--workers 1 2]
+    python benchmarks/estimate_vs_run.py SOURCE [--articles 4000] [--model sample] [--workers 1 2] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from glimmer.encoders.model_config import ModelConfig
@@ -83,6 +84,11 @@ def run(source: Path, memory: Path, model: str, codec: str, workers: int) -> Run
     )
 
 
+def median_run(runs: list[Run]) -> Run:
+    """Runs of one job as one, each figure the median."""
+    return Run(**{field.name: statistics.median(getattr(run, field.name) for run in runs) for field in fields(Run)})
+
+
 def head(source: Path, articles: int, to: Path) -> Path:
     """The first lines of a source, decompressed."""
     lines: list[bytes] = []
@@ -104,24 +110,26 @@ def main() -> None:
     parser.add_argument("--model", default="sample")
     parser.add_argument("--codec", default="int8")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     config: ModelConfig = load_model(options.model).config
     token = code_bytes(parse_codec(options.codec, config.encoder.d_model))
     with tempfile.TemporaryDirectory(prefix="glimmer-bench-") as scratch:
         at = Path(scratch)
         large = head(options.source, options.articles, at / "large.jsonl")
-        sizes = (options.articles // 16, options.articles // 4)
+        sizes = (options.articles // 16, options.articles // 2)
         small = [head(options.source, size, at / f"{size}.jsonl") for size in sizes]
         for workers in options.workers:
             run(small[0], at / f"warm-{workers}", options.model, options.codec, workers)  # fills the caches
-            low, high = (
-                run(source, at / f"{number}-{workers}", options.model, options.codec, workers)
-                for number, source in enumerate(small)
-            )
+            runs: list[list[Run]] = [[], [], []]
+            for turn in range(options.rounds):
+                for number, source in enumerate((*small, large)):
+                    memory = at / f"{number}-{workers}-{turn}"
+                    runs[number].append(run(source, memory, options.model, options.codec, workers))
+            low, high, real = map(median_run, runs)
             tokens_a_second = (high.tokens - low.tokens) / max(1e-9, high.encode - low.encode)
             per_byte = max(1e-9, (high.plan - low.plan) / (high.bytes - low.bytes))
             start = max(0.0, low.whole - low.tokens / tokens_a_second - low.bytes * per_byte)
-            real = run(large, at / f"large-{workers}", options.model, options.codec, workers)
             passages = high.passages * real.bytes / high.bytes
             tokens = high.tokens * real.bytes / high.bytes
             offline = Offline(
