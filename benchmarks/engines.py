@@ -1,8 +1,9 @@
 """Whole encode jobs on one machine: in one process, in two processes, by two Dask workers; the same bytes each time.
 
 Prints the passages a second of the encode stage, which includes the start of worker processes and the loading of
-weights in each, and the ratio to one process. A corpus of a minute or more shows the steady state, an empty one what
-an engine costs to start. Rounds alternate, so that other work on the machine strikes all engines.
+weights in each, and the ratio to one process. A corpus of four groups of shards (16,384 passages) or more shows the
+steady state, one of a few articles what an engine costs to start. Rounds alternate, so that other work on the machine
+strikes all engines.
 
     python benchmarks/engines.py SOURCE [--model minilm] [--workers 2] [--rounds 2]
 """
@@ -10,6 +11,7 @@ an engine costs to start. Rounds alternate, so that other work on the machine st
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import statistics
@@ -33,7 +35,11 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(prefix="glimmer-bench-"))
     rates: dict[str, list[float]] = defaultdict(list)
     cluster = LocalCluster(
-        n_workers=options.workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+        n_workers=options.workers,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
     )
     try:
         engines = {
