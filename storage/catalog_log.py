@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import TableNotFoundError
 
 from .. import DamageError, StorageError, UsageError
 from . import temporary
@@ -111,11 +111,15 @@ class CatalogLog:
         """Makes version 0 by `write`, a call of Delta Lake with a URI and storage options, unless another is first."""
         with contextlib.ExitStack() as stack:
             uri, options = self._place or stack.enter_context(self._copied(-1))
-            try:
-                write(uri, options)
-            except Exception:
-                if not self.has(0):  # else another process was first, which is as good
-                    raise
+
+            def attempt() -> None:
+                try:
+                    write(uri, options)
+                except Exception:
+                    if not self.has(0):  # else another process was first, which is as good
+                        raise
+
+            self.store.repeated(attempt)
             self._publish(uri, 0)
 
     def commit(self, version: int, write: Callable[[DeltaTable], None]) -> None:
@@ -123,11 +127,15 @@ class CatalogLog:
         name = self.store.name(PASSAGES)
         refused = translated(name, lambda text: StorageError(f"commit failed: {text}", where=name))
         with self.table(version - 1) as table, refused:
-            try:
-                write(table)
-            except CommitFailedError:
-                if not self.has(version):
-                    raise
+
+            def attempt() -> None:
+                try:
+                    write(table)
+                except Exception:
+                    if not self.has(version):  # else the caller sees whose it is
+                        raise
+
+            self.store.repeated(attempt)
             self._publish(table.table_uri, version)
 
     def _publish(self, uri: str, version: int) -> None:

@@ -102,14 +102,15 @@ class ObjectStore(Store):
                 pause = _paused(pause, left)
 
     def repeated(self, ask: Callable[[], _T]) -> _T:
-        """As `Store.repeated`: for what Delta Lake does not repeat itself, such as a body that was cut short."""
+        """As `Store.repeated`: Delta Lake repeats neither a put that lost its connection nor a body cut short."""
         began, pause = time.monotonic(), FIRST_PAUSE_S
         while True:
             try:
                 return ask()
             except Exception as error:
                 left = self.settings.retry_s - (time.monotonic() - began)
-                if isinstance(error, GlimmerError) or "response body error" not in str(error) or left <= 0:
+                lost = any(words in str(error) for words in ("response body error", "error sending request"))
+                if isinstance(error, GlimmerError) or not lost or left <= 0:
                     raise
                 pause = _paused(pause, left)
 

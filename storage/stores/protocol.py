@@ -207,7 +207,7 @@ class Store(ABC):
         return None
 
     def repeated(self, ask: Callable[[], _T]) -> _T:
-        """The answer to `ask`, another library's call that only reads here: asked again where that may help."""
+        """The answer to `ask`, another library's call that may be made twice: made again where that may help."""
         return ask()
 
     # Jobs.
