@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_by_score_a_place_counts_by_its_passages_share() -> None:
         jnp.zeros((1, 1, 24)), jnp.zeros((1, 6, 8)), tokens, written, prior, dtype=jnp.float32
     )
     first, second, absent = np.exp(np.asarray(shares.positions)).reshape(3, 2).sum(axis=1)
-    assert first / second == pytest.approx(np.e, rel=1e-5)
+    assert first / second == pytest.approx(math.e, rel=1e-5)
     assert absent == 0
     assert np.isfinite(np.asarray(prior)).all()
 
