@@ -132,7 +132,7 @@ class Glimmer:
         self.params = self.reader.params(tensors | scores)
         codec = make_codec("bfloat16", weights.BASE.d_model)
         self.stages = Stages(self.reader, GenerationConfig.fixed_steps(steps), select=select, decode=codec.decode)
-        encode = jax.jit(lambda params, *passages: codec.encode(self.reader.memory(params, *passages)))
+        encode = jax.jit(lambda params, *passages: codec.encode(self.reader.memory(params, *passages), passages[0]))
         self.codes = [np.asarray(encode(self.params, q.passages, q.lengths.passages)) for q in batches]
 
     def __call__(self, number: int, batch: Batch, times: dict[str, float] | None = None) -> list[list[int]]:

@@ -37,7 +37,7 @@ CPU_TOKENS = 512
 _IN_FLIGHT = 2
 _log = logging.getLogger(__name__)
 
-Transform = Callable[[jax.Array], jax.Array]
+Transform = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _partition(*axes: str) -> PartitionSpec:
@@ -76,8 +76,8 @@ class MemoryEncoder:
         model: an open model directory.
         precision: "bfloat16" (products in bfloat16, accumulated in float32) or "float32".
         shapes: (rows, length) buckets per device; default `default_shapes(window)`. A memory records and reuses them.
-        transform: traced into the compiled program, [rows, length, D] -> [rows, length, ...]; a codec's encode.
-            Without one, outputs are in `precision`.
+        transform: traced into the compiled program: hidden [rows, length, D] and ids int32 [rows, length] ->
+            [rows, length, ...]; a codec's encode. Without one, outputs are in `precision`.
         devices: the devices to use, default all local ones of the default backend.
     """
 
@@ -210,6 +210,6 @@ class MemoryEncoder:
         hidden = jnp.where(mask[..., None], hidden, 0)
         if self._transform is None:
             return hidden.astype(self.precision)
-        outputs = self._transform(hidden)
+        outputs = self._transform(hidden, ids)
         seen = mask.reshape(mask.shape + (1,) * (outputs.ndim - 2))
         return jnp.where(seen, outputs, jnp.zeros((), outputs.dtype))

@@ -132,7 +132,7 @@ def encode(
     progress, engine, sources = progress or Quiet(), engine or Engine(), source_names(sources)
     store = open_store(memory)
     loaded = load_model(model)
-    stored_as = parse_codec(codec, loaded.config.encoder.d_model)
+    stored_as = parse_codec(codec, loaded.config.encoder.d_model, loaded.config.encoder.vocab_size)
     identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=precision)
     corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
     found = _existing(store, identity)

@@ -83,7 +83,7 @@ def dry_run(
     corpus = Corpus(source_names(sources), format=format, fields=fields, mixed=mixed)
     settings = PassageSettings(words=passage_words, template=config.passage_template, window=config.window)
     summary = plan_corpus(corpus, model=loaded, passages=settings, strict=strict, progress=progress).summary
-    spec = parse_codec(codec, config.encoder.d_model)
+    spec = parse_codec(codec, config.encoder.d_model, config.encoder.vocab_size)
     stored_as = codec_with_zero_tables(spec) if fit_samples(spec) else new_codec(spec)
     shapes = default_shapes(config.window)
     devices = jax.local_device_count()

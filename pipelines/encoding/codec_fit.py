@@ -21,15 +21,24 @@ from ...encoders.compilation import enable_compilation_cache
 from ...encoders.memory_encoder import MemoryEncoder
 from ...encoders.models import LoadedModel
 from ...progress import Progress
-from ...storage.codecs import CodecSpec, Tables, fit_codec, fit_samples, new_codec, tables_from_bytes, tables_to_bytes
+from ...storage.codecs import (
+    CodecSpec,
+    FitSample,
+    Tables,
+    fit_codec,
+    fit_samples,
+    new_codec,
+    tables_from_bytes,
+    tables_to_bytes,
+)
 from ...storage.identity import Identity
 from ...storage.passage import Passage
 from ..jobs import Job
 
 SEED = 0
-TOKENS_A_PASSAGE = 32
+TOKENS_A_PASSAGE = 96
 """Tokens of a passage in the sample, on average. Fewer give a better sample, since neighbours are alike, and cost more:
-every passage is encoded whole. 65,536 tokens take 2,048 passages."""
+every passage is encoded whole. 65,536 tokens take 683 passages."""
 
 
 class Rows(Protocol):
@@ -59,17 +68,19 @@ def codec_tables(
     kept = job.ledger.read_fit()
     if kept is None:
         with job.timed("fit"):
-            passages = text.read_rows(spread(rows, -(-most // TOKENS_A_PASSAGE), f"{SEED}/passages").tolist())
+            each = min(TOKENS_A_PASSAGE, identity.passages.window * 3 // 4)
+            passages = text.read_rows(spread(rows, -(-most // each), f"{SEED}/passages").tolist())
             tokens = [passage.tokens for passage in passages]
             enable_compilation_cache()
             encoder = MemoryEncoder(
                 model, precision=identity.encoder.precision, shapes=identity.shapes, transform=_as_float32
             )
-            samples = sampled_tokens(encoder, tokens, most, job.progress)
-            job.progress.stage("fit", total=None, unit="tokens", start=len(samples))
-            codec = fit_codec(spec, samples, SEED)
+            sample = sampled_tokens(encoder, tokens, most, job.progress)
+            del encoder
+            job.progress.stage("fit", total=None, unit="tokens", start=len(sample))
+            codec = fit_codec(spec, sample, SEED)
             job.progress.done()
-            fit = {"passages": len(passages), "samples": len(samples), "seed": SEED}
+            fit = {"passages": len(passages), "samples": len(sample), "seed": SEED}
             job.ledger.write_fit(fit, tables_to_bytes(codec.tables()))
         kept = job.ledger.read_fit()
         assert kept is not None, "the fit was just written"
@@ -79,8 +90,10 @@ def codec_tables(
 
 def sampled_tokens(
     encoder: MemoryEncoder, tokens: Sequence[npt.NDArray[np.int32]], most: int, progress: Progress
-) -> npt.NDArray[np.float32]:
-    """float32 [n, width]: representations of n <= `most` tokens, evenly spread over all of `tokens`, in their order.
+) -> FitSample:
+    """Representations of n <= `most` tokens, with their ids and positions, in their order.
+
+    They are spread evenly over all of `tokens`.
 
     `encoder` gives float32 [rows, length, width]; a representation is what a codec's `encode` gets.
     """
@@ -99,7 +112,11 @@ def sampled_tokens(
         done += len(batch.indices)
         progress.at(done)
     progress.done()
-    return samples
+    ids = np.concatenate(tokens)[chosen].astype(np.int32)
+    embeddings = encoder.model.tensors.expect(
+        "encoder.embedding", (encoder.model.config.encoder.vocab_size, samples.shape[1])
+    ).astype(np.float32)
+    return FitSample(vectors=samples, ids=ids, positions=places.astype(np.int32), embeddings=embeddings)
 
 
 def spread(total: int, most: int, seed: str) -> npt.NDArray[np.int64]:
@@ -117,5 +134,5 @@ def spread(total: int, most: int, seed: str) -> npt.NDArray[np.int64]:
     return chosen
 
 
-def _as_float32(hidden: jax.Array) -> jax.Array:
+def _as_float32(hidden: jax.Array, ids: jax.Array) -> jax.Array:
     return hidden.astype(jnp.float32)

@@ -33,6 +33,7 @@ from ...storage.passage import SHARD_ROWS, Passage
 from ...storage.segment_writer import SegmentWriter
 from ..per_process import Count, PerProcess
 from ..planning.planned_text import PartRows, PlannedText
+from .finite_codes import refuse_non_finite
 
 GROUP_BYTES = 1 << 30
 MOST_SHARDS_IN_A_GROUP = 4
@@ -95,8 +96,11 @@ class ShardEncoder:
         """
         tokens: list[npt.NDArray[np.int32]] = []
         starts = [0]
+        passages: list[str] = []
         for shard in shards:
-            tokens.extend(passage.tokens for passage in self._passages(shard))
+            for passage in self._passages(shard):
+                tokens.append(passage.tokens)
+                passages.append(passage.passage_id)
             starts.append(len(tokens))
         lengths = np.fromiter((len(t) for t in tokens), np.int32, len(tokens))
         # calloc leaves untouched pages to the system: padding costs no memory and no time.
@@ -106,6 +110,7 @@ class ShardEncoder:
         pending: list[Future[None]] = []
         for batch in self._encoder.encode(tokens):
             self._encoded.add(len(batch.indices))
+            refuse_non_finite(self._codec, batch, passages)
             owners = np.searchsorted(starts, batch.indices, side="right") - 1
             for row, (index, owner) in enumerate(zip(batch.indices.tolist(), owners.tolist(), strict=True)):
                 length = lengths[index]

@@ -27,6 +27,7 @@ from ...storage.segment_reader import SegmentReader
 from ...storage.text_shards import text_shard
 from ...storage.verify import CODES_KIND, LENGTHS_KIND, TEXT_KIND
 from ..encoding.encoding_job import Encoding
+from ..encoding.finite_codes import refuse_non_finite
 
 Codes = npt.NDArray[np.uint8]
 
@@ -44,7 +45,9 @@ class Reencoder:
             self._encoder = self._load()
         shape = (len(passages), self._memory.window, self._memory.codec.code_bytes)
         codes = np.zeros(shape, np.uint8)
+        names = [passage.passage_id for passage in passages]
         for batch in self._encoder.encode([passage.tokens for passage in passages]):
+            refuse_non_finite(self._memory.codec, batch, names)
             for row, index in enumerate(batch.indices.tolist()):
                 length = len(passages[index].tokens)
                 codes[index, :length] = batch.outputs[row, :length]

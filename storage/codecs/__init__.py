@@ -9,7 +9,9 @@ from __future__ import annotations
 from .codec import (
     Codec,
     CodecSpec,
+    FitSample,
     Parameter,
+    RefusesNonFinite,
     Scalar,
     Tables,
     TableShape,
@@ -20,6 +22,7 @@ from .codec import (
 from .codec_registry import (
     code_bytes,
     codec_from_spec,
+    codec_from_tables,
     codec_names,
     codec_with_zero_tables,
     codecs_forgotten_afterwards,
@@ -37,12 +40,15 @@ from .codec_registry import (
 __all__ = [
     "Codec",
     "CodecSpec",
+    "FitSample",
     "Parameter",
+    "RefusesNonFinite",
     "Scalar",
     "TableShape",
     "Tables",
     "code_bytes",
     "codec_from_spec",
+    "codec_from_tables",
     "codec_names",
     "codec_with_zero_tables",
     "codecs_forgotten_afterwards",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -41,8 +41,10 @@ _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class Codec(Protocol):
     """Turns representations of width D into `code_bytes` bytes a token, and back.
 
-    Pure functions of their input and the tables. A token's code depends on that token alone: jobs cut a corpus into
-    batches of their own choice, and the stored bytes must not depend on it.
+    Pure functions of their input and the tables. The last axes of what they get are [length, D] or [length, bytes]: a
+    passage's tokens in their order, from position 0. A token's code depends on its representation, its id and its
+    position, and on nothing else: jobs cut a corpus into batches of their own choice, and the stored bytes must not
+    depend on it.
     """
 
     @property
@@ -57,11 +59,14 @@ class Codec(Protocol):
     def code_bytes(self) -> int:
         """Bytes a token."""
 
-    def encode(self, x: jax.Array) -> jax.Array:
-        """x: float [..., D] -> uint8 [..., code_bytes]. Traceable inside jit."""
+    def encode(self, x: jax.Array, ids: jax.Array) -> jax.Array:
+        """x: float [..., length, D], ids: int32 [..., length] -> uint8 [..., length, code_bytes]. Traceable in jit.
+
+        `ids` are the tokens' vocabulary ids; most codecs need none.
+        """
 
     def decode(self, codes: jax.Array, dtype: DTypeLike) -> jax.Array:
-        """codes: uint8 [..., code_bytes] -> `dtype` [..., D]. Traceable inside jit.
+        """codes: uint8 [..., length, code_bytes] -> `dtype` [..., length, D]. Traceable inside jit.
 
         Any bytes decode to something of that shape; positions beyond a passage's length are zero bytes, and their
         values are never used.
@@ -74,6 +79,34 @@ class Codec(Protocol):
         """Arrays stored in `codec/tables.safetensors`; empty for codecs that need none."""
 
 
+@runtime_checkable
+class RefusesNonFinite(Protocol):
+    """A codec that cannot keep a NaN or an infinity, and says so in the code: jobs refuse such a passage by its id."""
+
+    def refused(self, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """codes: uint8 [..., code_bytes] -> bool [...]: True where a representation was not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSample:
+    """What a codec's tables are fitted to: n tokens drawn from a corpus. A fit may overwrite the arrays.
+
+    Attributes:
+        vectors: float32 [n, D], what `encode` would be given.
+        ids: int32 [n], the tokens' vocabulary ids.
+        positions: int32 [n], their places in their passages.
+        embeddings: float32 [V, D], the encoder's word embeddings.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int32]
+    embeddings: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """One parameter of a codec: `--codec NAME:<name>=<value>`, and a key of `codec` in memory.json.
@@ -84,6 +117,8 @@ class Parameter:
         default: the value where none is given; None if one must be given.
         low, high: smallest and largest value of a number.
         choices: the values a str may have; of letters, digits, `.`, `_` and `-`.
+        derive: (width, vocabulary) of the encoder -> the value where none is given, instead of `default`.
+        fixed: no other value than the derived one may be given.
     """
 
     name: str
@@ -92,6 +127,8 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    derive: Callable[[int, int], Scalar] | None = None
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None or self.name in ("name", "width"):

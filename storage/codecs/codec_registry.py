@@ -21,10 +21,20 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ... import DamageError, GlimmerError, UsageError
-from .codec import MAX_TABLE_BYTES, MAX_WIDTH, Codec, CodecSpec, Parameter, Scalar, Tables, TableShape, is_codec_name
+from .codec import (
+    MAX_TABLE_BYTES,
+    MAX_WIDTH,
+    Codec,
+    CodecSpec,
+    FitSample,
+    Parameter,
+    Scalar,
+    Tables,
+    TableShape,
+    is_codec_name,
+)
 
 ENTRY_POINTS = "glimmer.codecs"
 FIT_SAMPLES = 1 << 16
@@ -32,7 +42,8 @@ FIT_SAMPLES = 1 << 16
 
 _RESTORE = "restore the file from a copy of the memory"
 
-Fit = Callable[[npt.NDArray[np.float32], CodecSpec, int], Codec]
+Fit = Callable[[FitSample, CodecSpec, int], Codec]
+Samples = Callable[[CodecSpec], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +56,7 @@ class CodecDefinition:
     parameters: tuple[Parameter, ...]
     tables: Callable[[CodecSpec], Mapping[str, TableShape]]
     fit: Fit | None
-    fit_samples: int
+    fit_samples: Samples
     make: Callable[[CodecSpec], Codec] | None
 
 
@@ -60,7 +71,7 @@ def register_codec(
     parameters: Sequence[Parameter] = (),
     tables: Callable[[CodecSpec], Mapping[str, TableShape]] = lambda spec: {},
     fit: Fit | None = None,
-    fit_samples: int = FIT_SAMPLES,
+    fit_samples: int | Samples = FIT_SAMPLES,
     make: Callable[[CodecSpec], Codec] | None = None,
 ) -> CodecDefinition:
     """Makes a codec known under `name`.
@@ -71,10 +82,10 @@ def register_codec(
         load: the codec of a memory, from its description and tables, whose shapes and dtypes have been checked.
         parameters: what `--codec name:key=value,...` takes.
         tables: name -> shape and dtype of each table; none by default.
-        fit: makes the tables of a new memory: `fit(samples, spec, seed)` gets float32 [n, width] representations of
-            tokens drawn from the corpus and returns the codec. n is at most `fit_samples`, less for a small corpus: a
-            UsageError says how many it needs. The same arguments SHOULD give the same tables.
-        fit_samples: how many representations `fit` is given at most.
+        fit: makes the tables of a new memory: `fit(sample, spec, seed)` gets n tokens drawn from the corpus
+            (`FitSample`) and returns the codec. n is at most `fit_samples`, less for a small corpus: a UsageError says
+            how many it needs. The same arguments SHOULD give the same tables.
+        fit_samples: how many tokens `fit` is given at most; a number, or a function of the description.
         make: makes the tables of a new memory from the parameters alone, instead of `fit`.
 
     Raises UsageError for a name that is taken or impossible, and for tables that nothing makes.
@@ -92,7 +103,7 @@ def register_codec(
         parameters=tuple(parameters),
         tables=tables,
         fit=fit,
-        fit_samples=fit_samples,
+        fit_samples=fit_samples if callable(fit_samples) else lambda spec: fit_samples,
         make=make,
     )
     _definitions[name] = definition
@@ -155,7 +166,10 @@ def _definition(name: str) -> CodecDefinition | None:
 
 
 def parse_codec_text(text: str) -> tuple[str, dict[str, Scalar]]:
-    """Name and parameters, defaults filled in, of `name` or `name:key=value,...`; raises UsageError."""
+    """Name and parameters of `name` or `name:key=value,...`, defaults filled in but for derived ones.
+
+    Raises UsageError.
+    """
     name, colon, rest = text.partition(":")
     definition = _definition(name)
     if definition is None:
@@ -174,7 +188,7 @@ def parse_codec_text(text: str) -> tuple[str, dict[str, Scalar]]:
         except ValueError as error:
             raise UsageError(str(error), where=where) from error
     for parameter in definition.parameters:
-        if parameter.name not in given:
+        if parameter.name not in given and parameter.derive is None:
             if parameter.default is None:
                 raise UsageError(f"{parameter.name} must be given", where=where, remedy=_taken(definition))
             given[parameter.name] = parameter.default
@@ -186,18 +200,29 @@ def _taken(definition: CodecDefinition) -> str:
     listed = [
         f"{each.name}= ({each.expected}" + ("" if each.default is None else f", default {each.default}") + ")"
         for each in definition.parameters
+        if not each.fixed
     ]
     return f"it takes {', '.join(listed)}" if listed else "it takes none"
 
 
-def parse_codec(text: str, width: int) -> CodecSpec:
-    """The codec that `--codec` names, for representations of `width` numbers.
+def parse_codec(text: str, width: int, vocabulary: int = 0) -> CodecSpec:
+    """The codec that `--codec` names, for representations of `width` numbers of `vocabulary` different tokens.
 
-    Raises UsageError naming what is unknown and what there is, or for parameters that do not go with the width.
+    Raises UsageError naming what is unknown and what there is, or for parameters that do not go with the encoder.
     """
     name, parameters = parse_codec_text(text)
     if isinstance(width, bool) or not isinstance(width, int) or not 0 < width <= MAX_WIDTH:
         raise UsageError(f"a codec's width must be between 1 and {MAX_WIDTH}, not {width!r}")
+    for parameter in _definitions[name].parameters:
+        if parameter.derive is None:
+            continue
+        try:
+            derived = parameter.check(parameter.derive(width, vocabulary))
+            if parameter.fixed and parameters.get(parameter.name, derived) != derived:
+                raise ValueError(f"{parameter.name} is {parameters[parameter.name]}, the encoder's is {derived}")
+        except ValueError as error:
+            raise UsageError(str(error), where=f"codec {name}") from error
+        parameters.setdefault(parameter.name, derived)
     spec = CodecSpec(name, width, MappingProxyType(parameters))
     code_bytes(spec)
     return spec
@@ -270,7 +295,7 @@ def table_shapes(spec: CodecSpec) -> dict[str, TableShape]:
 def fit_samples(spec: CodecSpec) -> int:
     """How many token representations the codec is fitted to at most; 0 for one that needs no fit."""
     definition = _known(spec)
-    return 0 if definition.fit is None else definition.fit_samples
+    return 0 if definition.fit is None else definition.fit_samples(spec)
 
 
 def new_codec(spec: CodecSpec) -> Codec:
@@ -286,19 +311,25 @@ def new_codec(spec: CodecSpec) -> Codec:
     return _checked(spec, made)
 
 
-def fit_codec(spec: CodecSpec, samples: npt.NDArray[np.float32], seed: int) -> Codec:
-    """The codec fitted to `samples`, float32 [n, width].
+def fit_codec(spec: CodecSpec, sample: FitSample, seed: int) -> Codec:
+    """The codec fitted to `sample`.
 
     Raises what the codec's `fit` raises, and UsageError where it returns another codec than it was asked for.
     """
     definition = _known(spec)
     assert definition.fit is not None, f"{spec} needs no fit"
-    return _checked(spec, definition.fit(samples, spec, seed))
+    return _checked(spec, definition.fit(sample, spec, seed))
 
 
 def codec_with_zero_tables(spec: CodecSpec) -> Codec:
     """A codec of the same shapes and costs as one of `spec`, whose tables mean nothing: for timing."""
     tables = {name: np.zeros(each.shape, each.dtype) for name, each in table_shapes(spec).items()}
+    return _known(spec).load(spec, tables)
+
+
+def codec_from_tables(spec: CodecSpec, tables: Tables) -> Codec:
+    """The codec of `spec` with tables that were made before; raises ValueError unless they are of its shapes."""
+    _check_tables(spec, tables)
     return _known(spec).load(spec, tables)
 
 

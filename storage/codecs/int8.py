@@ -38,7 +38,7 @@ class Int8Codec:
     def code_bytes(self) -> int:
         return self.width + _SCALE_BYTES
 
-    def encode(self, x: jax.Array) -> jax.Array:
+    def encode(self, x: jax.Array, ids: jax.Array) -> jax.Array:
         import jax
         import jax.numpy as jnp
 

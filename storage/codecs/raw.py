@@ -33,7 +33,7 @@ class RawCodec:
     def code_bytes(self) -> int:
         return self.width * self.SIZES[self.name]
 
-    def encode(self, x: jax.Array) -> jax.Array:
+    def encode(self, x: jax.Array, ids: jax.Array) -> jax.Array:
         check_width(x.shape[-1], self.width, "representation")
         return to_bytes(x.astype(self.name))
 

@@ -112,7 +112,8 @@ def test_it_compiles_once_for_each_shape_that_occurs(make_model: MakeModel) -> N
 def test_a_transform_runs_inside_and_may_change_type(make_model: MakeModel) -> None:
     """A codec's encode is traced into the same program; its padding is zeroed like any other."""
 
-    def to_bytes(hidden: jax.Array) -> jax.Array:
+    def to_bytes(hidden: jax.Array, ids: jax.Array) -> jax.Array:
+        assert ids.shape == hidden.shape[:2]
         return jax.lax.bitcast_convert_type(hidden, jnp.uint8).reshape(*hidden.shape[:2], -1) | jnp.uint8(1)
 
     encoder = MemoryEncoder(make_model(), shapes=SHAPES, transform=to_bytes)

@@ -42,8 +42,8 @@ class TableCodec:
     def __init__(self, width: int, table: Any) -> None:
         self._inner, self._table, self.width, self.code_bytes = Int8Codec(width), table, width, width + 4
 
-    def encode(self, x: jax.Array) -> jax.Array:
-        return self._inner.encode(x)
+    def encode(self, x: jax.Array, ids: jax.Array) -> jax.Array:
+        return self._inner.encode(x, ids)
 
     def decode(self, codes: jax.Array, dtype: Any) -> jax.Array:
         return self._inner.decode(codes, dtype)

@@ -150,7 +150,7 @@ def test_stored_memory_equals_encoding_on_the_fly(name: str, codec_name: str) ->
     data, codec = given(), make_codec(codec_name, WIDTH)
     stages = Stages(reader, GenerationConfig(max_new_tokens=4), select=M, decode=codec.decode)
     memory = stages.memory(params, data.passages, data.lengths.passages)
-    codes = np.asarray(codec.encode(memory))
+    codes = np.asarray(codec.encode(memory, jnp.zeros(memory.shape[:-1], jnp.int32)))
     assert codes.dtype == np.uint8
     asked = stages.question(params, data.question, data.lengths.question)
     found = stages.live_a(params, asked, codes, data.lengths)

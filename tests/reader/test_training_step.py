@@ -34,7 +34,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Pa
 def batch_of(parts: int, rows: int) -> Questions:
     """Four questions with codes of three passages, arranged as `parts` of `rows`."""
     draw, codec = np.random.default_rng(0), make_codec("int8", 32)
-    codes = np.asarray(codec.encode(jnp.asarray(draw.normal(size=(4, 3, 8, 32)), jnp.float32)))
+    vectors = jnp.asarray(draw.normal(size=(4, 3, 8, 32)), jnp.float32)
+    codes = np.asarray(codec.encode(vectors, jnp.zeros(vectors.shape[:-1], jnp.int32)))
     every = Questions(
         tokens=jnp.asarray(draw.integers(10, 200, (4, 6)).astype(np.int32)),
         lengths=jnp.asarray(np.array([6, 5, 4, 6], np.int32)),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from glimmer import DamageError, UsageError
 from glimmer.storage.codecs import (
     CodecSpec,
+    FitSample,
     Parameter,
     Tables,
     TableShape,
@@ -60,7 +61,7 @@ class Scaled:
     def code_bytes(self) -> int:
         return self.width
 
-    def encode(self, x: jax.Array) -> jax.Array:
+    def encode(self, x: jax.Array, ids: jax.Array) -> jax.Array:
         return jax.lax.bitcast_convert_type(jnp.clip(jnp.round(x / self.scale), -127, 127).astype(jnp.int8), jnp.uint8)
 
     def decode(self, codes: jax.Array, dtype: Any) -> jax.Array:
@@ -96,6 +97,11 @@ PARAMETERS = (
 )
 
 
+def sample_of(vectors: npt.NDArray[np.float32]) -> FitSample:
+    nothing = np.zeros(len(vectors), np.int32)
+    return FitSample(vectors=vectors, ids=nothing, positions=nothing, embeddings=vectors[:1])
+
+
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     """`made` has tables that follow from its parameters, `fitted` learns them."""
@@ -118,7 +124,7 @@ def register_two() -> None:
         code_bytes=lambda spec: spec.width,
         load=load,
         tables=shapes,
-        fit=lambda samples, spec, seed: Scaled(spec, np.abs(samples).max(0) / np.float32(127)),
+        fit=lambda sample, spec, seed: Scaled(spec, np.abs(sample.vectors).max(0) / np.float32(127)),
         fit_samples=100,
     )
 
@@ -134,7 +140,7 @@ def test_a_command_line_gives_every_parameter_a_checked_value() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("zip", "unknown codec 'zip'; choose one of bfloat16, fitted, float32, int8, made"),
+        ("zip", "unknown codec 'zip'; choose one of bfloat16, fitted, float32, int8, made, pq"),
         ("", "unknown codec ''"),
         ("int8:", "codec int8: '' is not one of its parameters; it takes none"),
         ("int8:bytes=4", "codec int8: 'bytes=4' is not one of its parameters; it takes none"),
@@ -219,8 +225,9 @@ def test_tables_made_from_parameters_need_no_fit_and_are_read_back_from_the_memo
     opened = Memory.open(tmp_path / "m")
     assert opened.codec.spec() == codec.spec()
     x = np.random.default_rng(0).normal(size=(5, kit.width), scale=9).astype(np.float32)
-    codes = np.asarray(opened.codec.encode(jnp.asarray(x)))
-    assert np.array_equal(codes, np.asarray(codec.encode(jnp.asarray(x))))
+    ids = jnp.zeros(5, jnp.int32)
+    codes = np.asarray(opened.codec.encode(jnp.asarray(x), ids))
+    assert np.array_equal(codes, np.asarray(codec.encode(jnp.asarray(x), ids)))
     assert np.abs(np.asarray(opened.codec.decode(jnp.asarray(codes), np.float32)) - x).max() <= 1.5
 
 
@@ -229,7 +236,7 @@ def test_a_fitted_codec_is_made_from_samples_only() -> None:
     with pytest.raises(UsageError, match="glimmer encode"):
         new_codec(spec)
     samples = np.random.default_rng(0).normal(size=(50, WIDTH)).astype(np.float32)
-    codec = fit_codec(spec, samples, 0)
+    codec = fit_codec(spec, sample_of(samples), 0)
     assert np.array_equal(codec.tables()["scale"], np.abs(samples).max(0) / np.float32(127))
     assert fit_samples(spec) == 100
     assert codec_with_zero_tables(spec).code_bytes == codec.code_bytes
@@ -238,9 +245,9 @@ def test_a_fitted_codec_is_made_from_samples_only() -> None:
 def test_a_fit_that_went_wrong_is_never_stored() -> None:
     spec = parse_codec("fitted", WIDTH)
     with pytest.raises(UsageError, match=r"NaN.*mistake in the codec"):
-        fit_codec(spec, np.full((3, WIDTH), np.nan, np.float32), 0)
+        fit_codec(spec, sample_of(np.full((3, WIDTH), np.nan, np.float32)), 0)
     with pytest.raises(UsageError, match=r"float32 \(11,\), expected float32 \(12,\)"):
-        fit_codec(spec, np.ones((3, WIDTH - 1), np.float32), 0)
+        fit_codec(spec, sample_of(np.ones((3, WIDTH - 1), np.float32)), 0)
 
 
 def test_a_name_stands_for_one_codec() -> None:
@@ -253,10 +260,10 @@ def test_a_name_stands_for_one_codec() -> None:
             "both",
             code_bytes=lambda spec: 1,
             load=load,
-            fit=lambda samples, spec, seed: load(spec, {}),
+            fit=lambda sample, spec, seed: load(spec, {}),
             make=lambda spec: load(spec, {}),
         )
-    assert codec_names() == ("bfloat16", "fitted", "float32", "int8", "made")
+    assert codec_names() == ("bfloat16", "fitted", "float32", "int8", "made", "pq")
 
 
 def test_tables_become_bytes_and_come_back_equal() -> None:

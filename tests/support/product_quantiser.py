@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glimmer import UsageError
-from glimmer.storage.codecs import CodecSpec, Parameter, Tables, TableShape, register_codec
+from glimmer.storage.codecs import CodecSpec, FitSample, Parameter, Tables, TableShape, register_codec
 
 if TYPE_CHECKING:
     import jax
@@ -44,7 +44,7 @@ class ProductQuantiser:
     def code_bytes(self) -> int:
         return len(self.centroids)
 
-    def encode(self, x: jax.Array) -> jax.Array:
+    def encode(self, x: jax.Array, ids: jax.Array) -> jax.Array:
         import jax.numpy as jnp
 
         parts = x.astype(jnp.float32).reshape(*x.shape[:-1], len(self.centroids), -1)
@@ -74,12 +74,13 @@ def code_bytes(spec: CodecSpec) -> int:
     return int(spec["bytes"])
 
 
-def fit(samples: Floats, spec: CodecSpec, seed: int) -> ProductQuantiser:
+def fit(sample: FitSample, spec: CodecSpec, seed: int) -> ProductQuantiser:
     """Lloyd's algorithm in each part."""
     if "PAUSE_IN_FIT" in os.environ:  # for a test that kills the process here
         Path(os.environ["PAUSE_IN_FIT"]).touch()
         time.sleep(60)
     parts, count, size = shape(spec)
+    samples = sample.vectors
     if len(samples) < count:
         raise UsageError(f"{spec} needs {count} tokens, the corpus has {len(samples)}; ask for fewer centroids")
     tables = np.empty((parts, count, size), np.float32)

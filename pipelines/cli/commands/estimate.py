@@ -187,7 +187,7 @@ def estimate(
         model=config,
         passages=passages,
         passage_tokens=passage_tokens,
-        code_bytes=token_bytes or code_bytes(parse_codec(codec, config.encoder.d_model)),
+        code_bytes=token_bytes or code_bytes(parse_codec(codec, config.encoder.d_model, config.encoder.vocab_size)),
         candidates=candidates,
         selected=select,
         question_tokens=question_tokens,
