@@ -34,6 +34,7 @@ from ...storage.codecs import (
 from ...storage.identity import Identity
 from ...storage.passage import Passage
 from ..jobs import Job
+from .finite_codes import not_finite
 
 SEED = 0
 TOKENS_A_PASSAGE = 96
@@ -70,12 +71,11 @@ def codec_tables(
         with job.timed("fit"):
             each = min(TOKENS_A_PASSAGE, identity.passages.window * 3 // 4)
             passages = text.read_rows(spread(rows, -(-most // each), f"{SEED}/passages").tolist())
-            tokens = [passage.tokens for passage in passages]
             enable_compilation_cache()
             encoder = MemoryEncoder(
                 model, precision=identity.encoder.precision, shapes=identity.shapes, transform=_as_float32
             )
-            sample = sampled_tokens(encoder, tokens, most, job.progress)
+            sample = sampled_tokens(encoder, passages, most, job.progress)
             del encoder
             job.progress.stage("fit", total=None, unit="tokens", start=len(sample))
             codec = fit_codec(spec, sample, SEED)
@@ -88,15 +88,14 @@ def codec_tables(
     return tables_from_bytes(content), fit
 
 
-def sampled_tokens(
-    encoder: MemoryEncoder, tokens: Sequence[npt.NDArray[np.int32]], most: int, progress: Progress
-) -> FitSample:
+def sampled_tokens(encoder: MemoryEncoder, passages: Sequence[Passage], most: int, progress: Progress) -> FitSample:
     """Representations of n <= `most` tokens, with their ids and positions, in their order.
 
-    They are spread evenly over all of `tokens`.
+    They are spread evenly over all of `passages`. InputError names a passage whose representation is not finite.
 
     `encoder` gives float32 [rows, length, width]; a representation is what a codec's `encode` gets.
     """
+    tokens = [passage.tokens for passage in passages]
     ends = np.cumsum([len(each) for each in tokens])
     chosen = spread(int(ends[-1]), most, f"{SEED}/tokens")
     owners = np.searchsorted(ends, chosen, side="right")
@@ -109,6 +108,8 @@ def sampled_tokens(
         for row, index in enumerate(batch.indices.tolist()):
             part = slice(edges[index], edges[index + 1])
             samples[part] = batch.outputs[row, places[part]]
+            if not np.isfinite(samples[part]).all():
+                raise not_finite(passages[index].passage_id, "no codec can be fitted to")
         done += len(batch.indices)
         progress.at(done)
     progress.done()

@@ -20,8 +20,13 @@ def refuse_non_finite(codec: Codec, batch: EncodedBatch, passages: Sequence[str]
         return
     refused = np.flatnonzero(codec.refused(batch.outputs).any(axis=-1))
     if len(refused):
-        raise InputError(
-            "the encoder gives a NaN or an infinity, which codec " + codec.name + " cannot keep",
-            where=f"passage {passages[batch.indices[refused[0]]]}",
-            remedy="check the model's weights, or try --precision float32",
-        )
+        raise not_finite(passages[batch.indices[refused[0]]], f"codec {codec.name} cannot keep")
+
+
+def not_finite(passage: str, which: str) -> InputError:
+    """The error for a passage whose representation holds a NaN or an infinity, `which` …"""
+    return InputError(
+        f"the encoder gives a NaN or an infinity, which {which}",
+        where=f"passage {passage}",
+        remedy="check the model's weights, or try --precision float32",
+    )
