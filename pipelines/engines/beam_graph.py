@@ -111,7 +111,8 @@ def _silent_logs() -> Iterator[None]:
         return
     from apache_beam.runners.worker import sdk_worker
 
-    vars(sdk_worker)["print"] = lambda *_, **__: None  # a worker in this process prints the traceback of each error
+    # A worker in this process prints the traceback of each error, perhaps when the job has ended.
+    vars(sdk_worker)["print"] = _print_for_debugging
     level, nowhere = beam_log.level, logging.NullHandler()
     beam_log.setLevel(logging.CRITICAL + 1)
     root.addHandler(nowhere)
@@ -119,10 +120,14 @@ def _silent_logs() -> Iterator[None]:
     try:
         yield
     finally:
-        del vars(sdk_worker)["print"]
         root.removeFilter(_nothing)
         root.removeHandler(nowhere)
         beam_log.setLevel(level)
+
+
+def _print_for_debugging(*values: object, **options: Any) -> None:
+    if logging.getLogger("apache_beam").isEnabledFor(logging.INFO):
+        print(*values, **options)
 
 
 def _nothing(_: logging.LogRecord) -> bool:

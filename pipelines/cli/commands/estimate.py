@@ -177,7 +177,7 @@ def estimate(
     GLIMMER side by side over the same passages.
 
     \b
-    Examples:
+    Example:
       glimmer estimate --model t5-xxl --passages 22000000 --peak tpu-v5p
       glimmer estimate --workers 8 --storage bucket --bandwidth 1.25 --price put=0.005 --price get=0.0004
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,16 @@ from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine, run_step
 from glimmer.pipelines.engines.carried_errors import error_in
 from glimmer.pipelines.engines.worker_error import WorkerError
+
+
+@pytest.fixture(autouse=True)
+def _usual_log_level() -> Iterator[None]:
+    """As in a new process: a test of --debug leaves another level."""
+    log = logging.getLogger("apache_beam")
+    level = log.level
+    log.setLevel(logging.NOTSET)
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from changing import payload, write
 from click.testing import CliRunner
-from planned import plan
 
 from glimmer import InputError, UsageError
 from glimmer.pipelines.cli.group import glimmer, run
 from glimmer.pipelines.corpus import Article, Corpus, Rejection
 from glimmer.pipelines.corpus.fitting import Tokens
 from glimmer.pipelines.encode import encode
-from glimmer.pipelines.planning.plan_sources import feed_tasks
-from glimmer.pipelines.planning.plan_step import HeldRanges, Tools
+from glimmer.pipelines.planning.plan_sources import feed_tasks, plan_sources
+from glimmer.pipelines.planning.plan_step import HeldRanges, RangeTask, Report, StoredRanges, Tools
 from glimmer.pipelines.planning.range_plan import PlanSettings
 from glimmer.pipelines.refresh import RefreshResult, refresh, refresh_dry_run
 from glimmer.storage.memory import Memory
+from glimmer.storage.stores import open_store
 from glimmer.storage.verify import verify
 
 
@@ -265,10 +265,17 @@ def test_a_feed_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "feed.jsonl.gz"
     path.write_bytes(gzip.compress(record("a", "1") + b"\n" + record("b", "1") + b"\n"))
 
-    def grow(share: float, passages: int) -> None:
-        if share == 0.5:  # it is about to be read for the second time
-            with path.open("ab") as file:
-                file.write(gzip.compress(record("a", "2") + b"\n"))
+    class GrowsBetweenPasses(StoredRanges):
+        """Ids are listed first; before the records are read for the second time, one more is there."""
 
+        def run(self, tasks: Sequence[RangeTask], report: Report) -> None:
+            if not tasks[0].ids_only:
+                with path.open("ab") as file:
+                    file.write(gzip.compress(record("a", "2") + b"\n"))
+            super().run(tasks, report)
+
+    tools = Tools(settings=PlanSettings(window=64, words=100, strict=False), tokenise=three_tokens)
+    corpus = Corpus([path], may_be_empty=True)
+    planner = GrowsBetweenPasses(open_store(tmp_path / "job"), "plan", tools=tools)
     with pytest.raises(InputError, match="changes while it is read; run the command again"):
-        plan([path], three_tokens, window=64, feed=True, report=grow)
+        plan_sources(corpus, corpus.ranges(1 << 40), planner, feed=True, may_be_empty=True)
