@@ -17,6 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from changing import payload
 from safetensors.numpy import load_file
 
 from glimmer import MismatchError, UsageError
@@ -175,7 +176,7 @@ def test_two_memories_of_one_corpus_are_equal_whatever_the_engine(
 def test_refresh_and_compact_keep_the_tables_and_answer_reads_them(
     memory: Path, corpus: Path, model: Path, tmp_path: Path, tiny_questions: Callable[..., Path]
 ) -> None:
-    tables, before = (memory / TABLES).read_bytes(), passages(memory)
+    tables, before = (memory / TABLES).read_bytes(), payload(memory)
     lines = corpus.read_text().splitlines()
     newer = tmp_path / "newer.jsonl"
     newer.write_text("\n".join([*lines[60:], lines[0].replace('"text": "', '"text": "New words. ')]) + "\n")
@@ -186,7 +187,7 @@ def test_refresh_and_compact_keep_the_tables_and_answer_reads_them(
     assert Memory.open(memory).version == 3
     assert (memory / TABLES).read_bytes() == tables
     assert verify(memory).sound
-    after = passages(memory)
+    after = payload(memory)
     assert len(after.keys() & before.keys()) > 1000
     assert all(after[name] == before[name] for name in after.keys() & before.keys())
     output = tmp_path / "answers.jsonl"
@@ -202,14 +203,6 @@ def test_refresh_and_compact_keep_the_tables_and_answer_reads_them(
     answers = [json.loads(line)["output"][0]["answer"] for line in output.read_text().splitlines()]
     assert len(answers) == 4
     assert all(answers)
-
-
-def passages(memory: Path) -> dict[str, bytes]:
-    """Passage id -> its codes."""
-    opened = Memory.open(memory)
-    where = np.arange(opened.passages)
-    codes, _ = opened.fetch(where)
-    return {name: code.tobytes() for name, code in zip(opened.ids(where), codes, strict=True)}
 
 
 def test_damaged_codes_are_made_again_with_the_memorys_own_tables(memory: Path) -> None:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import zarr
+from changing import payload
 from real_data import Wikipedia
 
 from glimmer import ConflictError, InputError, MismatchError, UsageError
@@ -63,14 +64,6 @@ def glimmer(*arguments: object, **options: object) -> subprocess.CompletedProces
     code = "from glimmer.pipelines.cli.program import main; main()"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
-
-
-def payload(memory: Path) -> dict[str, bytes]:
-    """passage id -> its stored codes and length, of the newest version."""
-    opened = Memory.open(memory)
-    positions = np.arange(opened.passages)
-    codes, lengths = opened.fetch(positions)
-    return {name: lengths[i].tobytes() + codes[i].tobytes() for i, name in enumerate(opened.ids(positions))}
 
 
 def articles_of(memory: Memory) -> dict[str, list[Passage]]:

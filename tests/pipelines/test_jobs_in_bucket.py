@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from changing import payload
 from object_servers import BUCKET, SeaweedServer, binary, environment
 
 import glimmer
@@ -34,14 +34,6 @@ from glimmer.storage.verify import verify
 
 pytestmark = pytest.mark.slow
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(glimmer.__file__).parents[1]), *sys.path])}
-
-
-def content(place: str | Path) -> dict[str, bytes]:
-    """Passage id -> codes."""
-    memory = Memory.open(place)
-    everything = np.arange(memory.passages)
-    codes, _ = memory.fetch(everything)
-    return {name: code.tobytes() for name, code in zip(memory.ids(everything), codes, strict=True)}
 
 
 def segment_files(place: str | Path) -> dict[str, bytes]:
@@ -85,7 +77,7 @@ def test_every_job_runs_in_a_bucket_with_equal_bytes(
     assert refresh(sources=corpus(30), memory=place, remove_absent=True, max_removed=1.0).version == 3
     assert compact(memory=place, dead_share=0).version == 4
     assert rollback(memory=place, to=1).version == 5
-    assert content(place) == content(local)
+    assert payload(place) == payload(local)
     store = open_store(place)
     store.delete("segments/{}/codes/c.0.0.0".format(*Memory.open(place).segments))
     assert repair(memory=place, model=model).sound
@@ -97,7 +89,7 @@ def test_every_job_runs_in_a_bucket_with_equal_bytes(
     with pytest.raises(UsageError, match="was vacuumed"):
         Memory.open(place, 3)
     assert verify(place).sound
-    assert content(place) == content(local)
+    assert payload(place) == payload(local)
 
 
 def test_commands_take_a_bucket(

@@ -6,8 +6,8 @@ import datetime
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+from changing import payload
 
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.maintenance.compact import compact
@@ -26,14 +26,6 @@ def place() -> Iterator[str]:
     InMemoryStore("memory://jobs").forget()
 
 
-def content(place: str | Path) -> dict[str, bytes]:
-    """Passage id -> codes."""
-    memory = Memory.open(place)
-    everything = np.arange(memory.passages)
-    codes, _ = memory.fetch(everything)
-    return {name: code.tobytes() for name, code in zip(memory.ids(everything), codes, strict=True)}
-
-
 def test_every_job_runs_on_a_memory_of_the_process(
     place: str, tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,7 +42,7 @@ def test_every_job_runs_on_a_memory_of_the_process(
     assert str(made.rejects).startswith(f"{place}/jobs/encode-")
     assert encode(sources=[str(source)], memory=place, model=model).nothing_to_do
     encode(sources=[str(source)], memory=tmp_path / "local", model=model)
-    assert content(place) == content(tmp_path / "local"), "equal to the byte, wherever it lies"
+    assert payload(place) == payload(tmp_path / "local"), "equal to the byte, wherever it lies"
     refreshed = refresh(sources=corpus(20), memory=place, max_removed=1.0, remove_absent=True, index=True)
     assert (refreshed.version, refreshed.counts.articles_removed) == (2, 10)
     assert compact(memory=place, dead_share=0).version == 3
@@ -61,4 +53,4 @@ def test_every_job_runs_on_a_memory_of_the_process(
     assert repair(memory=place, model=model).sound
     assert vacuum(memory=place, older_than=datetime.timedelta(0), keep_versions=1).segments == 1
     assert verify(place).sound
-    assert content(place) == content(tmp_path / "local")
+    assert payload(place) == payload(tmp_path / "local")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from changing import payload
 from safetensors.numpy import load_file, save_file
 
 from glimmer import InputError
@@ -40,14 +41,6 @@ def encoded(model: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory)
     return memory
 
 
-def codes(memory: Path) -> dict[str, bytes]:
-    """Passage id -> its codes."""
-    opened = Memory.open(memory)
-    where = np.arange(opened.passages)
-    found, _ = opened.fetch(where)
-    return {name: code.tobytes() for name, code in zip(opened.ids(where), found, strict=True)}
-
-
 def test_a_code_begins_with_the_passages_own_token_ids(encoded: Path) -> None:
     opened = Memory.open(encoded)
     found, lengths = opened.fetch(np.arange(9))
@@ -59,7 +52,7 @@ def test_a_code_begins_with_the_passages_own_token_ids(encoded: Path) -> None:
 
 def test_the_same_corpus_gives_the_same_bytes(encoded: Path, model: Path, corpus: Path, tmp_path: Path) -> None:
     encode(sources=[str(corpus)], memory=tmp_path / "m", model=str(model), codec=CODEC)
-    assert codes(tmp_path / "m") == codes(encoded)
+    assert payload(tmp_path / "m") == payload(encoded)
     table = "codec/tables.safetensors"
     assert (tmp_path / "m" / table).read_bytes() == (encoded / table).read_bytes()
 
@@ -73,7 +66,7 @@ def test_a_refresh_uses_the_tables_and_a_repair_gives_the_codes_back(
     lines = corpus.read_text().splitlines()
     newer.write_text("\n".join([*lines[5:], lines[0].replace('"text": "', '"text": "New words. ')]) + "\n")
     refresh(sources=[str(newer)], memory=memory)
-    before, after = codes(encoded), codes(memory)
+    before, after = payload(encoded), payload(memory)
     assert all(after[name] == before[name] for name in after.keys() & before.keys())
     assert after.keys() - before.keys()
     assert (memory / "codec/tables.safetensors").read_bytes() == table
@@ -83,7 +76,7 @@ def test_a_refresh_uses_the_tables_and_a_repair_gives_the_codes_back(
     shard.write_bytes(content)
     assert not verify(memory).sound
     assert repair(memory=memory).sound
-    assert codes(memory) == after
+    assert payload(memory) == after
 
 
 def test_a_model_whose_output_is_not_finite_is_refused(model: Path, corpus: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def write(path: Path, corpus: Texts) -> Path:
     return path
 
 
-def payload(path: Path, version: int | None = None) -> dict[str, bytes]:
+def payload(path: str | Path, version: int | None = None) -> dict[str, bytes]:
     """passage id -> its stored codes and length."""
     opened = Memory.open(path, version)
     positions = np.arange(opened.passages)
