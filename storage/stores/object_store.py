@@ -52,23 +52,22 @@ class ObjectStore(Store):
     scheme: ClassVar[str]
     extra: ClassVar[str]
     """The optional dependencies of the package that it needs."""
+    obstore_class: ClassVar[str]
+    """In `obstore.store`."""
+    retry_resource: ClassVar[str]
+    """TensorStore's context resource that says how its driver repeats requests."""
+    settings_class: ClassVar[type[S3Settings] | type[GcsSettings]]
 
     def __init__(self, location: str) -> None:
         self.bucket, self.prefix = split_location(location, self.scheme)
         super().__init__(f"{self.scheme}://{self.bucket}/{self.prefix}")
-        self.settings = self._settings()
+        self.settings = self.settings_class.from_environment()
         self._leases = Leases(self)
-
-    def _settings(self) -> S3Settings | GcsSettings:
-        raise NotImplementedError
-
-    def _open(self) -> Any:
-        raise NotImplementedError
 
     @cached_property
     def _objects(self) -> Any:
         try:
-            import obstore  # noqa: F401
+            from obstore import store
         except ModuleNotFoundError:
             raise UsageError(
                 "memories in buckets need the package obstore",
@@ -76,7 +75,8 @@ class ObjectStore(Store):
                 remedy=f"install it with `pip install 'glimmer-memory[{self.extra}]'`",
             ) from None
         with self.refusals():
-            return self._open()
+            opened = getattr(store, self.obstore_class)
+            return opened(self.bucket, prefix=self.prefix, **self.settings.obstore())
 
     # Requests.
 
@@ -85,34 +85,37 @@ class ObjectStore(Store):
 
         Raises FileNotFoundError where nothing is at `key`, StorageError that names it where the store refuses.
         """
-        objects, began, pause = self._objects, time.monotonic(), FIRST_PAUSE_S
-        while True:
-            try:
-                return ask(objects)
-            except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error):
-                    raise self._refusal(key, error) from error
-                raise FileNotFoundError(2, "No such object", self.name(key)) from None
-            except Exception as error:
-                if isinstance(error, GlimmerError) or not _is_from_obstore(error) or _is_answer(error):
-                    raise
-                left = self.settings.retry_s - (time.monotonic() - began)
-                if not _passes(error) or left <= 0:
-                    raise self._refusal(key, error) from error
-                pause = _paused(pause, left)
+        objects = self._objects
+        try:
+            return self._asked(lambda: ask(objects), lambda error: _is_failure(error) and _passes(error))
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise self._refusal(key, error) from error
+            raise FileNotFoundError(2, "No such object", self.name(key)) from None
+        except Exception as error:
+            if not _is_failure(error):
+                raise
+            raise self._refusal(key, error) from error
 
     def repeated(self, ask: Callable[[], _T]) -> _T:
         """As `Store.repeated`: Delta Lake repeats neither a put that lost its connection nor a body cut short."""
+        lost = ("response body error", "error sending request")
+        return self._asked(
+            ask, lambda error: not isinstance(error, GlimmerError) and any(words in str(error) for words in lost)
+        )
+
+    def _asked(self, ask: Callable[[], _T], passes: Callable[[Exception], bool]) -> _T:
+        """The answer to `ask`, repeated while its failures are of a kind that passes and there is time left."""
         began, pause = time.monotonic(), FIRST_PAUSE_S
         while True:
             try:
                 return ask()
             except Exception as error:
                 left = self.settings.retry_s - (time.monotonic() - began)
-                lost = any(words in str(error) for words in ("response body error", "error sending request"))
-                if isinstance(error, GlimmerError) or not lost or left <= 0:
+                if not passes(error) or left <= 0:
                     raise
-                pause = _paused(pause, left)
+                time.sleep(min(random.uniform(pause / 2, pause), left))
+                pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _refusal(self, key: str, error: Exception) -> StorageError:
         text, where = str(error), self.name(key)
@@ -295,6 +298,10 @@ class ObjectStore(Store):
     def kvstore(self, prefix: str) -> dict[str, Any]:
         return self.settings.tensorstore(self.bucket, f"{self.prefix}/{prefix}/")
 
+    def context(self, settings: Mapping[str, Any]) -> Any:
+        retries = {self.retry_resource: tensorstore_retries(self.settings.retry_s)}
+        return shared_context(None, json.dumps({**settings, **retries}, sort_keys=True))
+
     def delta(self, prefix: str) -> tuple[str, dict[str, str]]:
         return f"{self.location}/{prefix}", self.settings.delta()
 
@@ -325,55 +332,29 @@ class S3Store(ObjectStore):
     """The objects below `s3://bucket/prefix`; AWS_* variables and profiles say how to reach them."""
 
     scheme, extra = "s3", "s3"
-
-    def _settings(self) -> S3Settings:
-        return S3Settings.from_environment()
-
-    def _open(self) -> Any:
-        from obstore.store import S3Store as Objects
-
-        return Objects(self.bucket, prefix=self.prefix, **self.settings.obstore())
-
-    def context(self, settings: Mapping[str, Any]) -> Any:
-        retries = {"s3_request_retries": tensorstore_retries(self.settings.retry_s)}
-        return shared_context(None, json.dumps({**settings, **retries}, sort_keys=True))
+    obstore_class, retry_resource = "S3Store", "s3_request_retries"
+    settings_class = S3Settings
 
 
 class GcsStore(ObjectStore):
     """The objects below `gs://bucket/prefix`; GOOGLE_APPLICATION_CREDENTIALS says how to reach them."""
 
     scheme, extra = "gs", "gcp"
-
-    def _settings(self) -> GcsSettings:
-        return GcsSettings.from_environment()
-
-    def _open(self) -> Any:
-        from obstore.store import GCSStore as Objects
-
-        return Objects(self.bucket, prefix=self.prefix, **self.settings.obstore())
-
-    def context(self, settings: Mapping[str, Any]) -> Any:
-        retries = {"gcs_request_retries": tensorstore_retries(self.settings.retry_s)}
-        return shared_context(None, json.dumps({**settings, **retries}, sort_keys=True))
-
-
-def _paused(pause: float, left: float) -> float:
-    """Waits for a random part of `pause` seconds, at most `left`; returns the next pause."""
-    time.sleep(min(random.uniform(pause / 2, pause), left))
-    return min(2 * pause, LONGEST_PAUSE_S)
+    obstore_class, retry_resource = "GCSStore", "gcs_request_retries"
+    settings_class = GcsSettings
 
 
 def _entry(key: str, meta: Mapping[str, Any]) -> Entry:
     return Entry(key, "file", meta["size"], meta["last_modified"].timestamp())
 
 
-def _is_from_obstore(error: Exception) -> bool:
+def _is_failure(error: Exception) -> bool:
+    """Whether a request failed, rather than that the store answered it or Glimmer refused what came."""
+    if isinstance(error, (GlimmerError, FileNotFoundError)):
+        return False
+    if type(error).__name__ in ("AlreadyExistsError", "PreconditionError"):
+        return False
     return type(error).__module__.startswith("obstore") or isinstance(error, OSError)
-
-
-def _is_answer(error: Exception) -> bool:
-    """Whether the store answered what was asked, and there is nothing to repeat or to translate."""
-    return type(error).__name__ in ("AlreadyExistsError", "PreconditionError")
 
 
 def _is_beyond(error: Exception) -> bool:
