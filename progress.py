@@ -10,7 +10,7 @@ encoders and readers that get no `Progress`: they mark it with `busy`, and displ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import Event, Lock, Thread
 from typing import Protocol
 
@@ -71,19 +71,24 @@ def activity() -> str:
         return next(reversed(_activities.values()), "")
 
 
-@contextmanager
-def polled(progress: Progress, read: Callable[[], float]) -> Iterator[None]:
+def polled(progress: Progress, read: Callable[[], float]) -> AbstractContextManager[None]:
     """Moves the current stage from another thread while the body blocks, as Beam's `run` does.
 
     `read` gives the absolute amount done and must be cheap and thread-safe; the job's ledger is.
     """
+    return repeatedly(lambda: progress.at(read()), POLL_INTERVAL_S, "progress")
+
+
+@contextmanager
+def repeatedly(act: Callable[[], None], seconds: float, name: str) -> Iterator[None]:
+    """Calls `act` every so many seconds from a thread called `name`, while the body blocks."""
     stop = Event()
 
-    def poll() -> None:
-        while not stop.wait(POLL_INTERVAL_S):
-            progress.at(read())
+    def loop() -> None:
+        while not stop.wait(seconds):
+            act()
 
-    thread = Thread(target=poll, name="progress", daemon=True)
+    thread = Thread(target=loop, name=name, daemon=True)
     thread.start()
     try:
         yield

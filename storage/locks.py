@@ -21,6 +21,11 @@ from .. import GlimmerError, StorageError
 from .files import translated
 
 
+def this_process() -> str:
+    """What this process is called in displays and errors, on whatever machine they are read."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
 def lock_open_file(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
     """Locks an open file until it is closed; False if another process holds it. OSError where there are no locks."""
     mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -62,7 +67,7 @@ def held(
             if not shared:
                 with contextlib.suppress(OSError):  # a courtesy to others, which a full disk may refuse
                     os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                    os.pwrite(descriptor, f"{this_process()}\n".encode(), 0)
         yield
 
 

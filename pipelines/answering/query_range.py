@@ -15,8 +15,6 @@ from typing import Any, Literal
 import numpy as np
 
 from ... import UsageError
-from ...encoders.builtin_models import BUILT_IN
-from ...encoders.model_config import read_model_config
 from ...encoders.models import LoadedModel, load_model
 from ...progress import Progress
 from ...reader.formats.kilt import Provenance
@@ -28,6 +26,7 @@ from ...reader.serving.candidates import ProvidedPassages
 from ...reader.serving.retrieval_index import open_index
 from ...storage.memory import Memory
 from ...storage.passage import Passage
+from ..engines.seen_by_workers import check_model
 from .tally import Tally, shown_query
 
 CandidatesFrom = Literal["auto", "retrieval", "provenance"]
@@ -55,8 +54,7 @@ class AnswerWork:
     def check_sight(self) -> None:
         """Whether this process sees memory, model and query file; raises what keeps it from that."""
         Memory.open(self.memory, self.version, check=False)
-        if self.model not in BUILT_IN:
-            read_model_config(Path(self.model))
+        check_model(self.model)
         if not self.queries.path.is_file():
             raise UsageError("a worker does not see the query file", where=self.queries.path)
 

@@ -122,7 +122,7 @@ class Corpus:
         """
         parts = self.look()
         self.left_out.clear()
-        records = self._read(parts, advance or (lambda share: None))
+        records = SourceRange(tuple(parts), self._names).read(advance or (lambda share: None), self._leave_out)
         return _unique(records) if unique else records
 
     def ranges(self, size: int) -> list[SourceRange]:
@@ -189,17 +189,6 @@ class Corpus:
         if not self.mixed and self.format is None:
             _check_uniform(source, parts)
         return parts
-
-    def _read(self, parts: Sequence[Part], advance: Advance) -> Iterator[Record]:
-        total = sum(part.size for part in parts)
-        before = 0
-        for part in parts:
-
-            def move(share: float, before: int = before, size: int = part.size) -> None:
-                advance((before + share * size) / total)
-
-            yield from part.read(self._names, move, self._leave_out)
-            before += part.size
 
     def _leave_out(self, kind: str) -> None:
         self.left_out[kind] += 1

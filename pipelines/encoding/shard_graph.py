@@ -13,17 +13,14 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 
 from ... import MismatchError
-from ...encoders.builtin_models import BUILT_IN
 from ...encoders.compilation import enable_compilation_cache
 from ...encoders.memory_encoder import MemoryEncoder
-from ...encoders.model_config import read_model_config
 from ...encoders.models import load_model
 from ...storage.codecs import Codec, codec_from_spec, spec_text
 from ...storage.identity import read_identity
@@ -31,6 +28,7 @@ from ...storage.ledger import Ledger
 from ...storage.memory import read_tables
 from ...storage.passage import SHARD_ROWS, Passage
 from ...storage.segment_writer import SegmentWriter
+from ..engines.seen_by_workers import check_model
 from ..per_process import Count, PerProcess
 from ..planning.planned_text import PartRows, PlannedText
 from .finite_codes import refuse_non_finite
@@ -172,8 +170,7 @@ def check_sight(work: ShardWork) -> None:
         raise MismatchError(
             f"a worker does not find the job {work.job_id} there", where=work.memory, remedy="let it see the same files"
         )
-    if work.model not in BUILT_IN:
-        read_model_config(Path(work.model))
+    check_model(work.model)
 
 
 def _memory_codec(work: ShardWork) -> Codec:

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import apache_beam as beam
-import cloudpickle
 
 from ... import GlimmerError, UsageError
 from ...progress import busy
-from .element_loop import ElementLoop, this_worker
+from ...storage.locks import this_process
+from .element_loop import ElementLoop, pickled_step
 from .engine import Engine
 from .processor_share import share_of_processors
 from .worker_error import WorkerError
@@ -84,10 +84,7 @@ class _Run:
     def __init__(self, client: Any, address: str, label: str, step: beam.DoFn) -> None:
         self._client, self._address, self._label = client, address, label
         self._seen_workers = time.monotonic()
-        try:
-            content = cloudpickle.dumps(step)
-        except Exception as error:  # whatever an attribute's own pickling raises
-            raise UsageError(f"the step {label} cannot be sent to another process: {error}") from error
+        content = pickled_step(label, step)
         with busy(f"waiting for workers at {address}"):
             while not self._workers():
                 self._check_workers()
@@ -219,7 +216,7 @@ def _run_element(step: _Step, element: Any) -> str:
         copies.free.append(loop)
         copies.used = time.monotonic()
     _sweep()
-    return this_worker()
+    return this_process()
 
 
 def _check(step: _Step) -> None:

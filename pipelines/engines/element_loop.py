@@ -1,4 +1,4 @@
-"""One copy of a step in a worker: set up once, then given one element after another, each in a bundle of its own.
+"""A step in another process: sent, set up once, then given one element after another, each in a bundle of its own.
 
 An element has ended when its bundle has: what the step handed to threads of its own is written then.
 """
@@ -6,12 +6,13 @@ An element has ended when its bundle has: what the step handed to threads of its
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 from types import TracebackType
 from typing import Any, Self
 
 import apache_beam as beam
+import cloudpickle
+
+from ... import UsageError
 
 
 class ElementLoop:
@@ -38,6 +39,11 @@ class ElementLoop:
             self._step.teardown()  # after an error, that is what is told
 
 
-def this_worker() -> str:
-    """What this process is called in displays and errors."""
-    return f"process {os.getpid()} on {socket.gethostname()}"
+def pickled_step(label: str, step: beam.DoFn) -> bytes:
+    """The step as it is sent to other processes, in which `pickle.loads` makes a copy. UsageError for one that cannot
+    be sent."""
+    try:
+        content: bytes = cloudpickle.dumps(step)
+    except Exception as error:  # whatever an attribute's own pickling raises
+        raise UsageError(f"the step {label} cannot be sent to another process: {error}") from error
+    return content

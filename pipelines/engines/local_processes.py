@@ -22,10 +22,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Final
 
 import apache_beam as beam
-import cloudpickle
 
-from ... import UsageError
 from ...progress import busy
+from .element_loop import pickled_step
 from .engine import Engine
 from .worker_error import WorkerError
 from .worker_process import WorkerStart
@@ -44,12 +43,7 @@ def run(
     Raises UsageError for a step that cannot be sent to another process, WorkerError for an element at which two
     workers ended.
     """
-    try:
-        content = cloudpickle.dumps(step)
-    except Exception as error:  # whatever an attribute's own pickling raises
-        raise UsageError(f"the step {label} cannot be sent to another process: {error}") from error
-    count = min(engine.workers, len(elements))
-    _Crew(label, elements, content, count).run()
+    _Crew(label, elements, pickled_step(label, step), min(engine.workers, len(elements))).run()
 
 
 class _Worker:

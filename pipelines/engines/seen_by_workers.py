@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ... import UsageError
+from ...encoders.builtin_models import BUILT_IN
+from ...encoders.model_config import read_model_config
 from ...storage.stores import Store
 from .engine import Engine
 
@@ -17,3 +21,9 @@ def memory_for_workers(store: Store, engine: Engine) -> str:
         )
     path = store.local_path()
     return str(store.location if path is None else path.resolve())
+
+
+def check_model(model: str) -> None:
+    """Whether this process sees the model, by its configuration alone; raises what keeps it from that."""
+    if model not in BUILT_IN:
+        read_model_config(Path(model))

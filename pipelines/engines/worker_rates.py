@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import apache_beam as beam
 
 from ... import GlimmerError
+from ...progress import repeatedly
+from ...storage.locks import this_process
 from ...storage.stores import open_store
 from ..per_process import PerProcess
 
@@ -106,15 +107,15 @@ class _Meter:
         if self._begun is None:
             return
         self._written = time.monotonic()
-        host, process = socket.gethostname(), os.getpid()
+        worker = this_process()
         content = {
-            "worker": f"process {process} on {host}",
+            "worker": worker,
             "amount": self._amount,
             "seconds": round(self._written - self._begun, 3),
         }
-        name = "".join(letter if letter.isalnum() else "-" for letter in host.lower())
+        name = "".join(letter if letter.isalnum() else "-" for letter in worker.lower())
         with contextlib.suppress(GlimmerError, OSError):
-            open_store(files.place).put(f"{files.key}/{name}-{process}.json", json.dumps(content).encode())
+            open_store(files.place).put(f"{files.key}/{name}.json", json.dumps(content).encode())
 
 
 class Metered(beam.DoFn):
@@ -154,22 +155,9 @@ class Metered(beam.DoFn):
         self._step.teardown()
 
 
-@contextlib.contextmanager
-def logged(files: WorkerFiles) -> Iterator[None]:
+def logged(files: WorkerFiles) -> AbstractContextManager[None]:
     """Logs a line for each worker every half minute, while the block runs."""
-    stop = threading.Event()
-
-    def log() -> None:
-        while not stop.wait(_LOG_EVERY_S):
-            log_rates(files.read())
-
-    thread = threading.Thread(target=log, name="worker rates", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return repeatedly(lambda: log_rates(files.read()), _LOG_EVERY_S, "worker rates")
 
 
 def log_rates(rates: list[WorkerRate]) -> None:

@@ -10,17 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, Protocol
 
 import apache_beam as beam
 import pyarrow as pa
 
 from ... import MismatchError
-from ...encoders.builtin_models import BUILT_IN
-from ...encoders.model_config import read_model_config
 from ...encoders.models import LoadedModel, load_model
-from ...progress import Quiet, polled
+from ...progress import POLL_INTERVAL_S, repeatedly
 from ...storage.files import sha256_bytes
 from ...storage.passage import Passage
 from ...storage.stores import Store, open_store
@@ -29,6 +26,7 @@ from ..corpus.ranges import SourceRange
 from ..corpus.rejects import Rejection
 from ..corpus.source_file import SourceFile, reading
 from ..engines import Engine, run_step
+from ..engines.seen_by_workers import check_model
 from ..per_process import PerProcess
 from .plan_parts import PartWriter, StoredPart, complete_parts, open_part, part_name, read_done, write_done
 from .range_plan import AHEAD, Base, PlanSettings, RangeOutput, RangePlan, plan_range
@@ -184,8 +182,7 @@ class PlanWork:
             raise MismatchError(
                 "a worker does not find the job there", where=self.memory, remedy="let it see the same files"
             )
-        if self.model not in BUILT_IN:
-            read_model_config(Path(self.model))
+        check_model(self.model)
         for file in self.files:
             with reading(file):
                 pass
@@ -252,14 +249,12 @@ class StoredRanges:
             wanted = {task.name: task.source.size for task in left}
             total = sum(wanted.values())
 
-            def poll() -> float:
+            def poll() -> None:
                 done = {name: n for name, n in complete_parts(self._store, self.prefix).items() if name in wanted}
-                passages = sum(done.values())
-                report(sum(wanted[name] for name in done) / total, passages)
-                return passages
+                report(sum(wanted[name] for name in done) / total, sum(done.values()))
 
             self._store.put(f"{self.prefix}/{_MARK}", b"")
-            with polled(Quiet(), poll):
+            with repeatedly(poll, POLL_INTERVAL_S, "progress"):
                 run_step(
                     *("Plan", left, PlanRanges(self._work), self._engine),
                     done=lambda: len(complete_parts(self._store, self.prefix)),

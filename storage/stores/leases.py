@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ... import ConflictError, GlimmerError, StorageError
+from ..locks import this_process
 
 if TYPE_CHECKING:
     from .object_store import ObjectStore
@@ -111,7 +111,7 @@ class Leases:
 
     def _taken(self, key: str) -> _Lease | str:
         """A lease on `key`, or who has it."""
-        content = json.dumps({"token": secrets.token_hex(8), "holder": _name(), "process": _process()}).encode()
+        content = json.dumps({"token": secrets.token_hex(8), "holder": this_process(), "process": _process()}).encode()
         while True:
             began = _now()
             version = self._store.created(key, content)
@@ -178,10 +178,6 @@ class Leases:
                     lease.renewed = float("-inf")
                 return
             lease.version, lease.renewed = version, began
-
-
-def _name() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _process() -> str:
