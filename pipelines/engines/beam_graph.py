@@ -112,7 +112,7 @@ def _silent_logs() -> Iterator[None]:
     from apache_beam.runners.worker import sdk_worker
 
     # A worker in this process prints the traceback of each error, perhaps when the job has ended.
-    vars(sdk_worker)["print"] = _print_for_debugging
+    vars(sdk_worker)["print"] = _log_for_debugging
     level, nowhere = beam_log.level, logging.NullHandler()
     beam_log.setLevel(logging.CRITICAL + 1)
     root.addHandler(nowhere)
@@ -125,9 +125,9 @@ def _silent_logs() -> Iterator[None]:
         beam_log.setLevel(level)
 
 
-def _print_for_debugging(*values: object, **options: Any) -> None:
-    if logging.getLogger("apache_beam").isEnabledFor(logging.INFO):
-        print(*values, **options)
+def _log_for_debugging(*values: object, **_: object) -> None:
+    """Takes the place of a worker's `print`: what it says is logged, and so shown by --debug alone."""
+    logging.getLogger("apache_beam").info(" ".join(map(str, values)))
 
 
 def _nothing(_: logging.LogRecord) -> bool:
