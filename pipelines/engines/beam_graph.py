@@ -19,6 +19,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from ... import GlimmerError
 from .carried_errors import WithCarriedErrors, error_in
+from .frozen_heap import frozen_heap
 from .worker_error import WorkerError
 
 
@@ -30,7 +31,8 @@ def run_here(
     Raises the `GlimmerError` that the step raised, as it was.
     """
     try:
-        _graph(label, elements, step, runner, options).run().wait_until_finish()
+        with frozen_heap():
+            _graph(label, elements, step, runner, options).run().wait_until_finish()
     except Exception as error:
         raise _original(error) from error
 

@@ -13,6 +13,7 @@ import apache_beam as beam
 import cloudpickle
 
 from ... import UsageError
+from .frozen_heap import frozen_heap
 
 
 class ElementLoop:
@@ -20,9 +21,11 @@ class ElementLoop:
 
     def __init__(self, step: beam.DoFn) -> None:
         self._step = step
+        self._frozen = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         self._step.setup()
+        self._frozen.enter_context(frozen_heap())
         return self
 
     def run(self, element: Any) -> None:
@@ -35,6 +38,7 @@ class ElementLoop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._frozen.close()
         with contextlib.nullcontext() if error is None else contextlib.suppress(Exception):
             self._step.teardown()  # after an error, that is what is told
 
