@@ -45,6 +45,8 @@ def _wanted(names: FieldNames) -> Callable[[str], bool]:
 
 def _found(sample: Sample, names: FieldNames) -> str:
     """What a file holds instead, and what to do about it."""
+    if sample.container == "car":
+        return "it is a CBOR file of TREC CAR, whose fields have no names; leave --format and --field out"
     first = sample.lines[0].decode("utf-8", "replace") if sample.lines else ""
     if sample.container != "text":
         present, what = list(sample.columns), "its columns are"

@@ -15,6 +15,7 @@ import orjson
 
 from ... import InputError
 from ...storage.inputs import CompressionError, decompressed_blocks
+from .car_file import is_car
 from .lines import BOM, read_lines
 from .source_file import SourceFile, reading
 from .table_files import container_of, sample_table
@@ -40,7 +41,7 @@ class Sample:
     """The beginning of `file`.
 
     Attributes:
-        container: `text`, `parquet` or `arrow`.
+        container: `text`, `parquet`, `arrow`, or `car` (TREC CAR's CBOR).
         lines: of text, up to 20 first lines that are not blank.
         records: JSON objects among these lines; or a table's first rows, which have only columns of known names.
         columns: a table's columns.
@@ -62,6 +63,8 @@ def take_sample(file: SourceFile, wanted: Callable[[str], bool]) -> Sample:
         head = b""
         with contextlib.suppress(CompressionError):  # told later, with its line
             head = next(decompressed_blocks(raw), b"")
+        if is_car(head):
+            return Sample(file=file, container="car")
         _check(file, head)
         if (container := container_of(head)) is not None:
             raw.seek(0)
@@ -98,4 +101,4 @@ def _check(file: SourceFile, head: bytes) -> None:
         raise InputError(f"{file.name}: a tar archive; unpack it (tar xf FILE) and name what is inside")
     start = head[:_PEEK_BYTES].removeprefix(BOM)
     if container_of(head) is None and len(start) - len(start.translate(None, _CONTROL)) > len(start) // 50:
-        raise InputError(f"{file.name}: a binary file; expected JSON lines, TSV, Parquet or Arrow")
+        raise InputError(f"{file.name}: a binary file; expected JSON lines, TSV, Parquet, Arrow or TREC CAR's CBOR")

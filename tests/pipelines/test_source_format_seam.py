@@ -55,7 +55,19 @@ def test_a_name_is_registered_once() -> None:
 def test_the_built_in_formats_are_tried_from_the_most_particular_to_the_most_general() -> None:
     names = format_names()
     assert names == (
-        *("kilt", "cirrus", "json", "parquet", "arrow", "wikiextractor", "dpr", "tsv", "msmarco-docs", "msmarco"),
+        *(
+            "car",
+            "kilt",
+            "cirrus",
+            "json",
+            "parquet",
+            "arrow",
+            "wikiextractor",
+            "dpr",
+            "tsv",
+            "msmarco-docs",
+            "msmarco",
+        ),
         *("wikipedia", "tfds"),
     )
 
