@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .pipelines.maintenance.rollback import RollbackResult, rollback
     from .pipelines.maintenance.vacuum import VacuumResult, vacuum
     from .pipelines.maintenance.verification import verify
+    from .pipelines.outlines import OutlinesResult, outline_questions
     from .pipelines.refresh import RefreshPlan, RefreshResult, refresh, refresh_dry_run
     from .pipelines.tasks import TasksResult, make_tasks
     from .pipelines.train import train
@@ -88,6 +89,7 @@ _MODULES = {
     "pipelines.maintenance.rollback": ("RollbackResult", "rollback"),
     "pipelines.maintenance.vacuum": ("VacuumResult", "vacuum"),
     "pipelines.maintenance.verification": ("verify",),
+    "pipelines.outlines": ("OutlinesResult", "outline_questions"),
     "pipelines.refresh": ("RefreshPlan", "RefreshResult", "refresh", "refresh_dry_run"),
     "pipelines.tasks": ("TasksResult", "make_tasks"),
     "pipelines.train": ("train",),
@@ -124,6 +126,7 @@ __all__ = [
     "MismatchError",
     "ModelConfig",
     "ModelError",
+    "OutlinesResult",
     "Passage",
     "PassageNotFoundError",
     "Progress",
@@ -159,6 +162,7 @@ __all__ = [
     "make_tasks",
     "open_memory",
     "open_reader",
+    "outline_questions",
     "refresh",
     "refresh_dry_run",
     "repair",

@@ -49,6 +49,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "answer": ("answer", "Answer a file of questions from a memory."),
     "evaluate": ("evaluate", "Score predictions with KILT's metrics."),
     "tasks": ("tasks", "Make training questions out of a memory's own text."),
+    "outlines": ("outlines", "Make questions of TREC CAR's outlines."),
     "train": ("train", "Train a reader on KILT-format tasks, from a memory."),
     "estimate": ("estimate", "Estimate FLOPs, hours and bytes before spending them."),
     "demo": ("demo", "Encode real Wikipedia lead sections and ask them questions."),

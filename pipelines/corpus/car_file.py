@@ -51,8 +51,12 @@ class CarFile:
         self._held = io.BytesIO()
         self._before = 0  # bytes of the content before those held
         self._number = 0
-        head = self._next() if self._begins_with_header() else None
-        self.kind = None if head is None else self._kind(head)
+        if self._byte() is None:
+            raise InputError(f"{self._name}: the file is empty")
+        head = bytes(self._held.getbuffer()[:8])
+        if not is_car(head):
+            raise InputError(f"{self._name}: not a CBOR file of TREC CAR; check the path")
+        self.kind = self._kind(self._next()) if head.startswith(_HEADERS) else None
         first = self._byte()
         if first is None:
             raise self._truncated()
@@ -76,11 +80,6 @@ class CarFile:
             yield self._number, item
         if self._is_array:
             raise self._truncated()
-
-    def _begins_with_header(self) -> bool:
-        self._byte()
-        view = self._held.getbuffer()
-        return bytes(view[:5]).startswith(_HEADERS)
 
     def _kind(self, header: Any) -> int:
         try:

@@ -6,6 +6,7 @@ import doctest
 import json
 from pathlib import Path
 
+import cbor2
 import pytest
 
 import glimmer
@@ -14,6 +15,7 @@ ORDER = (
     "encode", "open_memory", "Memory", "Memory.search", "Memory.vectors", "load_model", "save_model", "open_reader",
     "Reader", "Reader.answer", "Answer", "answer_file", "evaluate", "export", "verify", "refresh_dry_run", "refresh",
     "history", "diff", "compact", "vacuum", "repair", "make_tasks", "rollback", "estimate", "convert", "train",
+    "outline_questions",
 )  # fmt: skip
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -27,6 +29,9 @@ def test_the_examples_run(corpus: Path, tmp_path: Path, monkeypatch: pytest.Monk
     asked = (("who painted the ceiling of the sistine chapel", "Michelangelo"), ("who wrote hamlet", "Shakespeare"))
     questions = [{"id": str(n), "input": q, "output": [{"answer": a}]} for n, (q, a) in enumerate(asked)]
     Path("questions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in questions), "utf-8")
+    outline = [0, "Ferns", b"enwiki:Ferns", [[0, "Uses", b"Uses", [[0, "Food", b"Food", []]]]]]
+    Path("outlines.cbor").write_bytes(cbor2.dumps(outline))
+    Path("hierarchical.qrels").write_text("enwiki:Ferns/Uses 0 p1 1\nenwiki:Ferns/Uses/Food 0 p2 1\n", "utf-8")
     known: dict[str, object] = {"glimmer": glimmer}
     failures: list[str] = []
     runner = doctest.DocTestRunner(optionflags=FLAGS)

@@ -20,7 +20,7 @@ NAMES = {
     # jobs
     "encode", "EncodeResult", "refresh", "refresh_dry_run", "RefreshResult", "RefreshPlan", "answer_file",
     "AnswerResult", "evaluate", "Evaluation", "TaskScores", "train", "TrainConfig", "TrainResult", "make_tasks",
-    "TasksResult", "convert", "ConvertResult", "estimate", "Estimate",
+    "TasksResult", "outline_questions", "OutlinesResult", "convert", "ConvertResult", "estimate", "Estimate",
     # maintenance
     "verify", "VerifyReport", "Damage", "repair", "RepairResult", "compact", "CompactResult", "vacuum", "VacuumResult",
     "rollback", "RollbackResult", "history", "VersionEntry", "diff", "VersionDiff", "export", "ExportResult",

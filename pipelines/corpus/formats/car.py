@@ -58,7 +58,7 @@ def _kind_of(item: Any) -> int:
 
 def _paragraph(item: Any, place: str) -> Article:
     _check(item, 3, "a paragraph")
-    return Article(clean_id(_text(item[1], "id")), "", need_text([paragraph_text(item)]), place, whole=True)
+    return Article(clean_id(_text(item[1], "id")), "", need_text([_paragraph_text(item)]), place, whole=True)
 
 
 def _page(item: Any, place: str) -> Article:
@@ -81,18 +81,18 @@ def _flatten(skeleton: Sequence[Any], headings: tuple[str, ...], paragraphs: lis
             paragraphs.append(f"{HEADING}{'.:'.join(inner)}.")
             _flatten(_items(part[3], "a section's content"), inner, paragraphs, depth + 1)
         elif part[0] == _PARAGRAPH:
-            paragraphs.append(paragraph_text(part[1]))
+            paragraphs.append(_paragraph_text(part[1]))
         elif part[0] == _IMAGE:
             _check(part, 3, "an image", first=_IMAGE)
             _flatten(_items(part[2], "a caption"), headings, paragraphs, depth + 1)
         elif part[0] == _LIST:
             _check(part, 3, "an item of a list", first=_LIST)
-            paragraphs.append(BULLET + paragraph_text(part[2]))
+            paragraphs.append(BULLET + _paragraph_text(part[2]))
         elif part[0] != _INFOBOX:
             raise RecordError("wrong_type", f"a part of a page of the unknown kind {part[0]!r}")
 
 
-def paragraph_text(paragraph: Any) -> str:
+def _paragraph_text(paragraph: Any) -> str:
     """The text of `[0, id, bodies]`, on one line; of links the anchor. Raises RecordError for anything else."""
     _check(paragraph, 3, "a paragraph")
     texts: list[str] = []
@@ -106,6 +106,29 @@ def paragraph_text(paragraph: Any) -> str:
         else:
             raise RecordError("wrong_type", f"a body of the unknown kind {body[0]!r}")
     return "".join(texts).replace("\r", " ").replace("\n", " ")
+
+
+def page_sections(page: Any) -> tuple[str, str, list[tuple[tuple[str, ...], tuple[str, ...]]]]:
+    """(name, id, [(headings, ids of headings)]) of a page or an outline: each section, with the sections around it.
+
+    Raises RecordError for anything else.
+    """
+    _check(page, 4, "a page")
+    found: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+
+    def gather(skeleton: Sequence[Any], headings: tuple[str, ...], ids: tuple[str, ...]) -> None:
+        if len(headings) > _MOST_DEPTH:
+            raise RecordError("wrong_type", f"sections more than {_MOST_DEPTH} deep")
+        for part in skeleton:
+            _check(part, 2, "a part of a page", first=None)
+            if part[0] == _SECTION:
+                _check(part, 4, "a section")
+                inner = (*headings, clean_title(_text(part[1], "heading"))), (*ids, _text(part[2], "a heading's id"))
+                found.append(inner)
+                gather(_items(part[3], "a section's content"), *inner)
+
+    gather(_items(page[3], "skeleton"), (), ())
+    return clean_title(_text(page[1], "name")), clean_id(_text(page[2], "id")), found
 
 
 def _known_id(item: Any) -> str:
