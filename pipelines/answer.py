@@ -128,6 +128,7 @@ def answer_file(
     strict: bool = False,
     candidates_from: CandidatesFrom = "auto",
     precision: Precision = "bfloat16",
+    no_answer_below: float = 0.0,
     restart: bool = False,
     engine: Engine | None = None,
     range_queries: int = RANGE_QUERIES,
@@ -160,6 +161,8 @@ def answer_file(
             "provenance" answers KILT records from their own gold provenance; a record without any, or whose pages the
             memory lacks, is answered from what there is, at worst emptily.
         precision: of matrix products, "bfloat16" or "float32"; accumulation is float32.
+        no_answer_below: answers to which the decoder gives a lower probability are left empty, with a note; the
+            report's table tells which value answers how many questions how well.
         restart: answer everything anew.
         engine: runs the job as a Beam graph over ranges of the file; None answers in this process.
         range_queries: queries of a range.
@@ -204,6 +207,7 @@ def answer_file(
         precision=precision,
         batch_size=batch_size,
         long_questions=long_questions,
+        no_answer_below=no_answer_below,
     )
 
     progress.stage("check", total=None, unit="queries")
@@ -390,4 +394,5 @@ def _settings(
         "length_penalty": generation.length_penalty,
         "grounded": generation.grounded,
         "precision": options.precision,
+        **({"no_answer_below": options.no_answer_below} if options.no_answer_below else {}),
     }

@@ -13,6 +13,7 @@ from ...storage.memory import Memory
 from ...storage.outputs import writing
 from .query_range import AnswerWork
 from .report import ReportData, render_report
+from .risk_coverage import risk_coverage
 from .tally import Tally, evaluate_answers
 
 
@@ -60,6 +61,7 @@ def write_report(
             "longest answer": f"{generation.max_new_tokens} tokens",
             "grounded": "yes" if generation.grounded else "no",
             "precision": options.precision,
+            **({"no answer below": options.no_answer_below} if options.no_answer_below else {}),
             "queries in a batch": options.rows,
         },
         queries=figures.answered,
@@ -68,6 +70,7 @@ def write_report(
         retrieval_scores=tally.retrieval_scores if tally.retrieval_scores.all else None,
         rerank_scores=tally.rerank_scores if tally.rerank_scores.all else None,
         evaluation=evaluate_answers(asked, predictions),
+        coverage=risk_coverage(asked, predictions) if asked.with_gold else None,
         samples=[tally.samples[number] for number in sorted(tally.samples)],
         notes=notes,
     )

@@ -106,7 +106,13 @@ class RangeAnswerer:
         with closing(self._answerer.answer(queries, index=self._index, provided=provided, first=first)) as answers:
             for each in answers:
                 with self._answerer.writing():
-                    writer.write(id=each.query.id, answer=each.text, provenance=_provenance(each), note=each.note)
+                    writer.write(
+                        id=each.query.id,
+                        answer=each.text,
+                        provenance=_provenance(each),
+                        probability=each.probability,
+                        note=each.note,
+                    )
                     self._count(tally, each, shown=each.number in shown)
                 if on_written is not None:
                     on_written(writer.written)

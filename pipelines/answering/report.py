@@ -21,6 +21,7 @@ from ...reader.formats.evaluation import Evaluation
 from ...reader.serving.quotes import answer_pattern
 from ...storage.printable import printable
 from .charts import ScoreSample, score_chart
+from .risk_coverage import RiskCoverage, risk_coverage_section
 
 SAMPLE_QUERIES = 25
 """Queries shown with their passages, unless asked otherwise."""
@@ -81,6 +82,7 @@ class ReportData:
             `seconds`.
         retrieval_scores, rerank_scores: scores of all candidates and of those kept, sampled (None: nothing to show).
         evaluation: metrics over the queries with gold, where there are any.
+        coverage: how right the more probable answers are, where that is known.
         samples: the queries to show, in order.
         notes: remarks such as warnings, one sentence each.
     """
@@ -94,6 +96,7 @@ class ReportData:
     retrieval_scores: ScoreSample | None = None
     rerank_scores: ScoreSample | None = None
     evaluation: Evaluation | None = None
+    coverage: RiskCoverage | None = None
     samples: Sequence[ReportQuery] = ()
     notes: Sequence[str] = field(default_factory=tuple)
 
@@ -104,6 +107,7 @@ def render_report(data: ReportData) -> str:
         _figures(data),
         _notes(data),
         _metrics(data),
+        "" if data.coverage is None else risk_coverage_section(data.coverage),
         _stages(data),
         _scores(data),
         _settings(data),

@@ -25,6 +25,10 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 """Longest line (or JSON element) accepted; a longer one is a file that is not what it claims to be."""
 
 
+PROBABILITY_DIGITS = 4
+"""Significant digits of a probability in a prediction file."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """One piece of evidence: a span of a knowledge-source page.
@@ -325,15 +329,26 @@ def gold_answers(outputs: Sequence[Output]) -> list[str]:
     return list(dict.fromkeys(answer for answer in answers if answer))
 
 
-def prediction_line(*, id: str, answer: str, provenance: Sequence[Provenance], note: str | None = None) -> bytes:
+def prediction_line(
+    *,
+    id: str,
+    answer: str,
+    provenance: Sequence[Provenance],
+    probability: float | None = None,
+    note: str | None = None,
+) -> bytes:
     """One line of a prediction file, its line feed included.
 
     `provenance` stands best first; fields that are None are left out. `note`, a remark such as that the question was
-    shortened, is a key of the record that scorers ignore.
+    shortened, and `probability`, that of the answer, are keys of the record that scorers ignore.
     """
     pages = [
         {name: value for name in Provenance.__slots__ if (value := getattr(page, name)) is not None}
         for page in provenance
     ]
     record: dict[str, Any] = {"id": id, "output": [{"answer": answer, "provenance": pages}]}
-    return orjson.dumps(record if note is None else record | {"note": note}) + b"\n"
+    if probability is not None:
+        record["probability"] = float(f"{probability:.{PROBABILITY_DIGITS}g}")
+    if note is not None:
+        record["note"] = note
+    return orjson.dumps(record) + b"\n"

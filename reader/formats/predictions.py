@@ -82,13 +82,21 @@ class PredictionWriter:
         """Where the settings of the predictions are kept."""
         return self.path.with_name(self.path.name + ".settings.json")
 
-    def write(self, *, id: str, answer: str, provenance: Sequence[Provenance], note: str | None = None) -> None:
+    def write(
+        self,
+        *,
+        id: str,
+        answer: str,
+        provenance: Sequence[Provenance],
+        probability: float | None = None,
+        note: str | None = None,
+    ) -> None:
         """Appends one prediction; when this returns, the operating system has it.
 
         Raises:
             StorageError: it could not be written whole; what was written before is safe and a second run continues.
         """
-        line = prediction_line(id=id, answer=answer, provenance=provenance, note=note)
+        line = prediction_line(id=id, answer=answer, provenance=provenance, probability=probability, note=note)
         try:
             if self._handle.write(line) != len(line):
                 raise OSError(0, "only part of a line was accepted (disk full?)")

@@ -25,6 +25,7 @@ class AnswerOptions:
         precision: of matrix products; accumulation is float32.
         rows: queries in a batch (B).
         long_questions: what is done with questions that the reader cannot take whole.
+        no_answer_below: answers of a lower probability are withheld; 0 gives every answer.
     """
 
     candidates: int
@@ -33,6 +34,7 @@ class AnswerOptions:
     precision: Precision
     rows: int
     long_questions: LongQuestions
+    no_answer_below: float = 0.0
 
     @classmethod
     def resolved(
@@ -48,6 +50,7 @@ class AnswerOptions:
         precision: Precision = "bfloat16",
         batch_size: int | None = None,
         long_questions: LongQuestions = "auto",
+        no_answer_below: float = 0.0,
     ) -> AnswerOptions:
         """Options with what the caller left open decided by the model and the device.
 
@@ -62,6 +65,8 @@ class AnswerOptions:
             raise UsageError(f"select ({select}) must lie between 1 and candidates ({candidates})")
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"the batch size must be at least 1, not {batch_size}")
+        if not 0 <= no_answer_below <= 1:
+            raise UsageError(f"no_answer_below is a probability, 0 to 1, not {no_answer_below}")
         if long_questions not in LONG_QUESTIONS:
             known = ", ".join(LONG_QUESTIONS)
             raise UsageError(f"no way {long_questions!r} to treat long questions; there are: {known}")
@@ -80,4 +85,5 @@ class AnswerOptions:
             precision=precision,
             rows=batch_size or default_rows(),
             long_questions=long_questions,
+            no_answer_below=no_answer_below,
         )

@@ -6,6 +6,7 @@ what the device found into text. `glimmer answer`, its Beam workers and `glimmer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class AnsweredQuery:
     Attributes:
         number: the query's place among the queries, from 0.
         query: the query itself.
-        text: the answer, "" where there is none.
+        text: the answer, "" where there is none, or where its probability is below `AnswerOptions.no_answer_below`.
+        probability: what the decoder gives the whole answer, 0 to 1; None where nothing was decoded.
         passages: what the decoder read, best first; `scores` are theirs: the re-ranker's, of a reader without one the
             first stage's, None where the query provided the passages.
         found: all of the query's candidates.
@@ -55,6 +57,7 @@ class AnsweredQuery:
     number: int
     query: Query
     text: str
+    probability: float | None
     passages: tuple[Passage, ...]
     scores: tuple[float | None, ...]
     found: Found
@@ -155,16 +158,17 @@ class Answerer:
         return batch, self._device.run(batch) if batch.shape is not None else None
 
     def _answered(self, each: Prepared, answers: Answers | None, row: int) -> AnsweredQuery:
-        found = each.found
+        found, note = each.found, _note(each)
         known: dict[str, Any] = {
             "number": each.number,
             "query": each.query,
             "found": found,
-            "note": _note(each),
             "skipped": each.skipped,
         }
         if answers is None:
-            return AnsweredQuery(**known, text="", passages=(), scores=(), candidate_scores=None, chosen=())
+            return AnsweredQuery(
+                **known, note=note, text="", probability=None, passages=(), scores=(), candidate_scores=None, chosen=()
+            )
         present = len(found.positions)
         chosen = [int(place) for place in answers.chosen[row] if place < present]
         tokens = answers.tokens[row, : answers.lengths[row]]
@@ -172,11 +176,17 @@ class Answerer:
         text = self._surface_text(tokens, passages) if self._options.generation.grounded else None
         if text is None:
             text = self._model.tokenizer.decode(tokens).strip()
+        probability = math.exp(min(float(answers.log_probs[row]), 0.0))
+        if text and probability < self._options.no_answer_below:
+            withheld = f"the answer {text!r} was withheld: its probability is {probability:.3g}"
+            text, note = "", withheld if note is None else f"{note}; {withheld}"
         reranked = None if answers.scores is None else answers.scores[row, :present]
         used = reranked if reranked is not None else found.scores
         return AnsweredQuery(
             **known,
+            note=note,
             text=text,
+            probability=probability,
             passages=tuple(passages),
             scores=tuple(None if used is None else float(used[place]) for place in chosen),
             candidate_scores=reranked,

@@ -53,12 +53,14 @@ class Answers:
 
     Attributes:
         tokens: int32 [B, T], the best answer's tokens, `lengths` int32 [B] of them before the end.
+        log_probs: float32 [B], the natural logarithm of the probability that the decoder gives the answer.
         chosen: int32 [B, k], candidates that the decoder saw, best first; absent ones (beyond a query's own) last.
         scores: float32 [B, m] of the re-ranker, None where this reader does not re-rank.
     """
 
     tokens: npt.NDArray[np.int32]
     lengths: npt.NDArray[np.int32]
+    log_probs: npt.NDArray[np.float32]
     chosen: npt.NDArray[np.int32]
     scores: npt.NDArray[np.float32] | None
 
@@ -122,7 +124,7 @@ class DeviceStages:
             if generation.grounded:
                 ground = grounding(tokens, lengths, specials=sorted(specials), words=words)
             found = reader.answer(params, whole, generation, ground)
-            return found.tokens[:, 0], found.lengths[:, 0]
+            return found.tokens[:, 0], found.lengths[:, 0], found.log_probs[:, 0]
 
         self._question = _Program(reader.question, clock)
         self._decompress = _Program(_decoding(codec, reader.dtype), clock)
@@ -155,11 +157,12 @@ class DeviceStages:
         known = [take_rows(scored, kept) for scored, kept in pairs if scored is not None]
         kept_scores = jnp.concatenate(known) if known else None
         with self._clock.device("decode") as wait:
-            answers, counts = self._answer(shape, self._params, fused, tokens, lengths, kept_scores)
+            answers, counts, log_probs = self._answer(shape, self._params, fused, tokens, lengths, kept_scores)
             wait.append(answers)
         return Answers(
             tokens=np.asarray(answers),
             lengths=np.asarray(counts),
+            log_probs=np.asarray(log_probs),
             chosen=np.concatenate([np.asarray(part) for part in chosen]),
             scores=None if scores[0] is None else np.concatenate([np.asarray(part) for part in scores]),
         )

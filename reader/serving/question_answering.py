@@ -50,6 +50,7 @@ class Answer:
     Attributes:
         question: the question as it was asked.
         text: the answer; "" where no passage was found, or the decoder wrote nothing.
+        probability: what the decoder gives the whole answer, 0 to 1; None where nothing was decoded.
         passages: what the decoder read, best first, with scores.
         quote: the sentence that holds the answer, with its passage; None where the answer stands in none of `passages`.
         note: what is remarkable (a question that was shortened), None for most.
@@ -64,6 +65,7 @@ class Answer:
 
     question: str
     text: str
+    probability: float | None
     passages: tuple[ScoredPassage, ...]
     quote: Quote | None
     note: str | None
@@ -80,6 +82,7 @@ class Answer:
         return {
             "question": self.question,
             "answer": self.text,
+            "probability": self.probability,
             "quote": None if self.quote is None else self.quote.to_json(),
             "passages": [passage.to_json() for passage in self.passages],
             "note": self.note,
@@ -343,5 +346,10 @@ def find_reader(memory: MemorySnapshot) -> LoadedModel:
 def _answer(question: str, each: AnsweredQuery) -> Answer:
     passages = tuple(ScoredPassage.scored(each.passages, each.scores))
     return Answer(
-        question=question, text=each.text, passages=passages, quote=find_quote(each.text, passages), note=each.note
+        question=question,
+        text=each.text,
+        probability=each.probability,
+        passages=passages,
+        quote=find_quote(each.text, passages),
+        note=each.note,
     )

@@ -100,6 +100,13 @@ _WIDTH = 50  # of a column of the first answers
     help="Matmul precision; accumulation is float32.",
 )
 @click.option(
+    "--no-answer-below",
+    type=click.FloatRange(min=0, max=1),
+    metavar="P",
+    default=0.0,
+    help="Leave an answer empty to which the model gives a lower probability.  [default: answer all]",
+)
+@click.option(
     "--report", type=click.Path(dir_okay=False), help="HTML file to write about the job; - is standard output."
 )
 @click.option("--restart", is_flag=True, help="Answer everything anew instead of resuming.")
@@ -124,6 +131,7 @@ def answer(
     grounded: bool | None,
     batch_size: int | None,
     precision: str,
+    no_answer_below: float,
     report: str | None,
     restart: bool,
     engine: Engine,
@@ -165,6 +173,7 @@ def answer(
             strict=strict,
             candidates_from=cast("CandidatesFrom", candidates_from),
             precision=cast(Precision, precision),
+            no_answer_below=no_answer_below,
             restart=restart,
             engine=None if engine.is_this_process else engine,
             progress=progress,
