@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from .pipelines.answer import AnswerResult, answer_file
     from .pipelines.capacity.estimate import Estimate, estimate
     from .pipelines.cli.terminal import TerminalProgress
+    from .pipelines.codec_bench.answer_comparison import PairedScore
+    from .pipelines.codec_bench.bench_codecs import bench_codecs
+    from .pipelines.codec_bench.figures import CodecBench, CodecFigures
     from .pipelines.convert import ConvertResult, convert
     from .pipelines.encode import EncodeResult, encode
     from .pipelines.engines import Engine
@@ -76,6 +79,9 @@ _MODULES = {
     "pipelines.answer": ("AnswerResult", "answer_file"),
     "pipelines.capacity.estimate": ("Estimate", "estimate"),
     "pipelines.cli.terminal": ("TerminalProgress",),
+    "pipelines.codec_bench.answer_comparison": ("PairedScore",),
+    "pipelines.codec_bench.bench_codecs": ("bench_codecs",),
+    "pipelines.codec_bench.figures": ("CodecBench", "CodecFigures"),
     "pipelines.convert": ("ConvertResult", "convert"),
     "pipelines.encode": ("EncodeResult", "encode"),
     "pipelines.engines": ("Engine",),
@@ -109,6 +115,8 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [
     "Answer",
     "AnswerResult",
+    "CodecBench",
+    "CodecFigures",
     "CompactResult",
     "ConflictError",
     "ConvertResult",
@@ -127,6 +135,7 @@ __all__ = [
     "ModelConfig",
     "ModelError",
     "OutlinesResult",
+    "PairedScore",
     "Passage",
     "PassageNotFoundError",
     "Progress",
@@ -150,6 +159,7 @@ __all__ = [
     "VersionEntry",
     "__version__",
     "answer_file",
+    "bench_codecs",
     "compact",
     "convert",
     "diff",

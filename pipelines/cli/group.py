@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "tasks": ("tasks", "Make training questions out of a memory's own text."),
     "outlines": ("outlines", "Make questions of TREC CAR's outlines."),
     "train": ("train", "Train a reader on KILT-format tasks, from a memory."),
+    "bench": ("bench", "Compare codecs on your own corpus and questions."),
     "estimate": ("estimate", "Estimate FLOPs, hours and bytes before spending them."),
     "demo": ("demo", "Encode real Wikipedia lead sections and ask them questions."),
 }

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from ...encoders.compilation import enable_compilation_cache
 from ...encoders.models import LoadedModel
-from ...storage.memory import Memory
 from ...storage.passage import Passage
 from ..formats.queries import Query
 from ..grounded import find_spans
@@ -29,6 +28,7 @@ from .answer_options import AnswerOptions
 from .candidates import CandidateFinder, Found, ProvidedPassages
 from .clock import Clock
 from .device_stages import Answers, DeviceStages
+from .passage_source import PassageSource
 from .prefetch import prefetched
 from .question_batches import Batch, BatchMaker, Prepared
 from .retrieval import Bm25Index
@@ -79,7 +79,8 @@ class Answerer:
 
     Args:
         model: a model directory with a decoder.
-        memory: an open memory whose encoder is the model's, which the caller has checked (`check_encoder`).
+        memory: an open memory whose encoder is the model's, which the caller has checked (`check_encoder`), or other
+            codes of its passages.
         options: how to answer.
         network: the reader and its weights in `options.precision` (`load_reader`), where the caller has them.
     """
@@ -87,7 +88,7 @@ class Answerer:
     def __init__(
         self,
         model: LoadedModel,
-        memory: Memory,
+        memory: PassageSource,
         options: AnswerOptions,
         *,
         network: tuple[ReaderNetwork, Params] | None = None,

@@ -26,7 +26,6 @@ from ...encoders.models import LoadedModel
 from ...encoders.tokenizers import Tokenizer
 from ...progress import busy
 from ...storage.codecs import Codec
-from ...storage.memory import Memory
 from ..config import ReaderConfig
 from ..fusion import Fused
 from ..generation import GenerationConfig
@@ -34,6 +33,7 @@ from ..grounded import check_groundable, grounding
 from ..live_encoder import Lengths, take_rows
 from ..model import Candidates, Params, Reader
 from .clock import COMPILE, Clock
+from .passage_source import PassageSource
 from .question_batches import Batch, Shape, passage_widths, smallest
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class DeviceStages:
         reader: Reader,
         params: Params,
         tokenizer: Tokenizer,
-        memory: Memory,
+        memory: PassageSource,
         *,
         candidates: int,
         select: int,

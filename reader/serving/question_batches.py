@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...encoders.models import LoadedModel
-from ...storage.memory import Memory
 from ..formats.queries import LongQuestions, Query
 from .candidates import CandidateFinder, Found
 from .clock import Clock
+from .passage_source import PassageSource
 from .question_reader import QuestionReader, ReadQuestion
 
 QUESTION_LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -116,7 +116,7 @@ class BatchMaker:
     def __init__(
         self,
         model: LoadedModel,
-        memory: Memory,
+        memory: PassageSource,
         finder: CandidateFinder,
         *,
         rows: int,

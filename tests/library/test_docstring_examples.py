@@ -13,9 +13,9 @@ import glimmer
 
 ORDER = (
     "encode", "open_memory", "Memory", "Memory.search", "Memory.vectors", "load_model", "save_model", "open_reader",
-    "Reader", "Reader.answer", "Answer", "answer_file", "evaluate", "export", "verify", "refresh_dry_run", "refresh",
-    "history", "diff", "compact", "vacuum", "repair", "make_tasks", "rollback", "estimate", "convert", "train",
-    "outline_questions",
+    "Reader", "Reader.answer", "Answer", "answer_file", "evaluate", "bench_codecs", "export", "verify",
+    "refresh_dry_run", "refresh", "history", "diff", "compact", "vacuum", "repair", "make_tasks", "rollback",
+    "estimate", "convert", "train", "outline_questions",
 )  # fmt: skip
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -21,6 +21,7 @@ NAMES = {
     "encode", "EncodeResult", "refresh", "refresh_dry_run", "RefreshResult", "RefreshPlan", "answer_file",
     "AnswerResult", "evaluate", "Evaluation", "TaskScores", "train", "TrainConfig", "TrainResult", "make_tasks",
     "TasksResult", "outline_questions", "OutlinesResult", "convert", "ConvertResult", "estimate", "Estimate",
+    "bench_codecs", "CodecBench", "CodecFigures", "PairedScore",
     # maintenance
     "verify", "VerifyReport", "Damage", "repair", "RepairResult", "compact", "CompactResult", "vacuum", "VacuumResult",
     "rollback", "RollbackResult", "history", "VersionEntry", "diff", "VersionDiff", "export", "ExportResult",

@@ -13,7 +13,7 @@ from .... import UsageError
 from ...engines.engine import IN_PROCESS, STALL_SECONDS, Engine
 
 
-class _Codec(click.ParamType[str]):
+class CodecType(click.ParamType[str]):
     """A codec's name, with parameters if it takes some; checked, and handed on as it was written."""
 
     name = "codec"
@@ -44,7 +44,7 @@ version_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for scripts.")
 codec_option = click.option(
-    "--codec", type=_Codec(), default="int8", show_default=True, help="How token representations are stored."
+    "--codec", type=CodecType(), default="int8", show_default=True, help="How token representations are stored."
 )
 range_option = click.option(
     "--range-mb",
