@@ -66,8 +66,9 @@ class ResidualCoding:
         import jax.numpy as jnp
 
         values = x.astype(jnp.float32)
-        nearest = _nearest(values.reshape(-1, self.width), jnp.asarray(self.centroids)).reshape(x.shape[:-1])
-        rest = values - jnp.asarray(self.centroids)[nearest]
+        centroids, halves = jnp.asarray(self.centroids), jnp.asarray(_halves(self.centroids))
+        nearest = _nearest(values.reshape(-1, self.width), centroids, halves).reshape(x.shape[:-1])
+        rest = values - centroids[nearest]
         buckets = (rest[..., None, :] > self.cuts).sum(-2, dtype=jnp.int32)
         each = 8 // self.bits
         padded = jnp.pad(buckets, [(0, 0)] * (x.ndim - 1) + [(0, -self.width % each)])
@@ -127,40 +128,60 @@ def centroids_of(tokens: int, sample: int) -> int:
     return 1 << int(math.log2(most))
 
 
-def fit_residual_coding(sample: FitSample, *, bits: int, centroids: int, tokens: int, seed: int) -> ResidualCoding:
-    """The peer fitted to `sample` of a corpus of `tokens`; `centroids` 0 is ColBERT's rule."""
-    held_out = np.arange(len(sample)) % _HELD_OUT == 0
-    if len(sample) < 2:
-        held_out[:] = False
-    points, others = sample.vectors[~held_out], sample.vectors[held_out if held_out.any() else ~held_out]
-    count = centroids or centroids_of(tokens, len(points))
-    if count > len(points):
-        raise UsageError(f"{count} centroids need as many tokens, the sample has {len(points)}", where=f"peer {NAME}")
-    nearest = _compiled_nearest()
-    random = np.random.Generator(np.random.PCG64(seed))
-    found = points[np.sort(random.permutation(len(points))[:count])]
-    for _ in range(_ROUNDS):
-        owners = nearest(points, found)
-        sizes = np.bincount(owners, minlength=count)
-        order = np.argsort(owners, kind="stable")
-        present, first = np.unique(owners[order], return_index=True)
-        found = found.copy()
-        found[present] = np.add.reduceat(points[order], first, axis=0) / sizes[present, None]
-    rest = others - found[nearest(others, found)]
-    levels = 1 << bits
-    return ResidualCoding(
-        bits=bits,
-        centroids=found,
-        cuts=np.quantile(rest, np.arange(1, levels) / levels, axis=0).astype(np.float32),
-        values=np.quantile(rest, (np.arange(levels) + 0.5) / levels, axis=0).astype(np.float32),
-    )
+class ResidualCodingFit:
+    """The peer fitted to one sample of a corpus of `tokens`: centroids are found once for both numbers of bits."""
+
+    def __init__(self, *, tokens: int, seed: int) -> None:
+        self._tokens, self._seed = tokens, seed
+        self._centroids: dict[int, npt.NDArray[np.float32]] = {}
+        self._nearest = _compiled_nearest()
+
+    def fit(self, sample: FitSample, *, bits: int, centroids: int) -> ResidualCoding:
+        """`centroids` 0 is ColBERT's rule. Every call must bring the same sample. UsageError where it is too small."""
+        held_out = np.arange(len(sample)) % _HELD_OUT == 0
+        if len(sample) < 2:
+            held_out[:] = False
+        points, others = sample.vectors[~held_out], sample.vectors[held_out if held_out.any() else ~held_out]
+        count = centroids or centroids_of(self._tokens, len(points))
+        if count > len(points):
+            what = f"{count} centroids need as many tokens, the sample has {len(points)}"
+            raise UsageError(what, where=f"peer {NAME}")
+        if count not in self._centroids:
+            self._centroids[count] = self._k_means(points, count)
+        found = self._centroids[count]
+        rest = others - found[self._nearest(others, found)]
+        levels = 1 << bits
+        return ResidualCoding(
+            bits=bits,
+            centroids=found,
+            cuts=np.quantile(rest, np.arange(1, levels) / levels, axis=0).astype(np.float32),
+            values=np.quantile(rest, (np.arange(levels) + 0.5) / levels, axis=0).astype(np.float32),
+        )
+
+    def _k_means(self, points: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
+        random = np.random.Generator(np.random.PCG64(self._seed))
+        found = points[np.sort(random.permutation(len(points))[:count])]
+        for _ in range(_ROUNDS):
+            owners = self._nearest(points, found)
+            order = np.argsort(owners, kind="stable")
+            present, first = np.unique(owners[order], return_index=True)
+            found = found.copy()
+            sizes = np.bincount(owners, minlength=count)[present]
+            found[present] = np.add.reduceat(points[order], first, axis=0) / sizes[:, None]
+        return found
 
 
-def _nearest(points: jax.Array, centroids: jax.Array) -> jax.Array:
-    """points float32 [n, D], centroids float32 [K, D] -> int32 [n]."""
+def _halves(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """float32 [K] of |c|²/2."""
+    halves: npt.NDArray[np.float32] = 0.5 * np.square(centroids).sum(-1)
+    return halves
+
+
+def _nearest(points: jax.Array, centroids: jax.Array, halves: jax.Array) -> jax.Array:
+    """points float32 [n, D], centroids float32 [K, D], halves float32 [K] -> int32 [n]."""
     import jax.numpy as jnp
 
-    scores = jnp.matmul(points, centroids.T, precision="highest") - 0.5 * jnp.square(centroids).sum(-1)
+    scores = jnp.matmul(points, centroids.T, precision="highest") - halves
     return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
@@ -171,13 +192,13 @@ def _compiled_nearest() -> Any:
     program = jax.jit(_nearest)
 
     def nearest(points: npt.NDArray[np.float32], centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-        placed = jax.device_put(centroids)
+        placed = jax.device_put((centroids, _halves(centroids)))
         found = np.empty(len(points), np.int32)
         for first in range(0, len(points), _CHUNK):
             part = points[first : first + _CHUNK]
             padded = np.zeros((_CHUNK, points.shape[1]), np.float32)
             padded[: len(part)] = part
-            found[first : first + len(part)] = np.asarray(program(padded, placed))[: len(part)]
+            found[first : first + len(part)] = np.asarray(program(padded, *placed))[: len(part)]
         return found
 
     return nearest

@@ -9,7 +9,7 @@ from ... import UsageError
 from ...storage.codecs import Codec, FitSample, fit_codec, fit_samples, new_codec, parse_codec
 from ...storage.codecs import code_bytes as bytes_of
 from ..encoding.codec_fit import SEED
-from .colbertv2 import FIT_SAMPLES, code_bytes, fit_residual_coding, parse_peer
+from .colbertv2 import FIT_SAMPLES, ResidualCodingFit, code_bytes, parse_peer
 
 UNCOMPRESSED = "bfloat16"
 """What every codec is held against: two bytes a number."""
@@ -54,10 +54,11 @@ def contenders(
 
     `tokens` are those of the memory. Raises UsageError for a name or a parameter that there is not.
     """
+    together = ResidualCodingFit(tokens=tokens, seed=SEED)
     texts = dict.fromkeys([UNCOMPRESSED, *(codecs or default_codecs(width, vocabulary))])
     return [
         *(_codec(text, width, vocabulary) for text in texts),
-        *(_peer(text, width, tokens) for text in dict.fromkeys(peers)),
+        *(_peer(text, width, together) for text in dict.fromkeys(peers)),
     ]
 
 
@@ -70,11 +71,11 @@ def _codec(text: str, width: int, vocabulary: int) -> Contender:
     return Contender(text=text, peer=False, code_bytes=bytes_of(spec), samples=fit_samples(spec), fit=fit)
 
 
-def _peer(text: str, width: int, tokens: int) -> Contender:
+def _peer(text: str, width: int, together: ResidualCodingFit) -> Contender:
     bits, centroids = parse_peer(text)
 
     def fit(sample: FitSample | None) -> Codec:
         assert sample is not None, "the peer is always fitted"
-        return fit_residual_coding(sample, bits=bits, centroids=centroids, tokens=tokens, seed=SEED)
+        return together.fit(sample, bits=bits, centroids=centroids)
 
     return Contender(text=text, peer=True, code_bytes=code_bytes(width, bits), samples=FIT_SAMPLES, fit=fit)

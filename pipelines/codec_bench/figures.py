@@ -21,7 +21,7 @@ class CodecFigures:
         table_bytes: of all its tables, once a memory.
         relative_mse: Σ|x - decoded x|² / Σ|x - mean x|² over tokens of passages that its tables were not fitted to.
         encode_tokens_per_second, decode_tokens_per_second: of the codec alone, in batches such as the encoder's.
-        fit_seconds: to make the tables.
+        fit_seconds: to make the tables; a peer of other bits has its centroids from the one before it.
         same_answer: share of questions with the same answer as without compression; None without questions.
         same_first: share whose first passage after re-ranking is the same; None also where the reader does not re-rank.
         em, f1: exact match and F1, with the paired difference; None without gold answers.

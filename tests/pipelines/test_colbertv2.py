@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from glimmer import UsageError
-from glimmer.pipelines.codec_bench.colbertv2 import ResidualCoding, centroids_of, fit_residual_coding, parse_peer
+from glimmer.pipelines.codec_bench.colbertv2 import ResidualCoding, ResidualCodingFit, centroids_of, parse_peer
 from glimmer.storage.codecs import FitSample, codec_names
 
 WIDTH = 13
@@ -27,7 +27,7 @@ def sample(count: int, seed: int = 0) -> FitSample:
 
 
 def fitted(bits: int, centroids: int = 8) -> ResidualCoding:
-    return fit_residual_coding(sample(4000), bits=bits, centroids=centroids, tokens=4000, seed=0)
+    return ResidualCodingFit(tokens=4000, seed=0).fit(sample(4000), bits=bits, centroids=centroids)
 
 
 @pytest.mark.parametrize("bits", [1, 2])
@@ -66,9 +66,16 @@ def test_the_number_of_centroids_is_colberts() -> None:
     assert centroids_of(1, 1) == 1
 
 
+def test_both_numbers_of_bits_share_their_centroids() -> None:
+    fit, tokens = ResidualCodingFit(tokens=4000, seed=0), sample(4000)
+    one, two = (fit.fit(tokens, bits=bits, centroids=16) for bits in (1, 2))
+    assert one.centroids is two.centroids
+    assert np.array_equal(one.cuts[0], two.cuts[1]), "the median cuts both"
+
+
 def test_more_centroids_than_tokens_are_refused() -> None:
     with pytest.raises(UsageError, match="400 centroids need as many tokens, the sample has 285"):
-        fit_residual_coding(sample(300), bits=1, centroids=400, tokens=300, seed=0)
+        ResidualCodingFit(tokens=300, seed=0).fit(sample(300), bits=1, centroids=400)
 
 
 def test_it_is_no_codec_of_memories() -> None:
