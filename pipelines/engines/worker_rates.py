@@ -20,11 +20,11 @@ import apache_beam as beam
 
 from ... import GlimmerError
 from ...progress import repeatedly
+from ...storage.files import TEMPORARY_PREFIX
 from ...storage.locks import this_process
 from ...storage.stores import open_store
 from ..per_process import PerProcess
 
-_WRITE_EVERY_S: Final = 1.0
 _LOG_EVERY_S: Final = 30.0
 _LARGEST: Final = 1 << 12
 _log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ class WorkerFiles:
         """What every worker has done so far, by name."""
         store, found = open_store(self.place), []
         for name in store.names(self.key):
+            if name.startswith(TEMPORARY_PREFIX):
+                continue  # being written
             with contextlib.suppress(GlimmerError, OSError, ValueError, TypeError, KeyError):
                 content = json.loads(store.read(f"{self.key}/{name}", most=_LARGEST))
                 found.append(
@@ -87,35 +89,23 @@ class _Meter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._begun: float | None = None
-        self._amount, self._written = 0, 0.0
+        self._amount = 0
 
     def begin(self) -> None:
         with self._lock:
             self._begun = self._begun or time.monotonic()
 
     def add(self, amount: int, files: WorkerFiles) -> None:
+        worker = this_process()
+        name = "".join(letter if letter.isalnum() else "-" for letter in worker.lower())
         with self._lock:
             self._amount += amount
-            if time.monotonic() - self._written >= _WRITE_EVERY_S:
-                self._write(files)
-
-    def flush(self, files: WorkerFiles) -> None:
-        with self._lock:
-            self._write(files)
-
-    def _write(self, files: WorkerFiles) -> None:
-        if self._begun is None:
-            return
-        self._written = time.monotonic()
-        worker = this_process()
-        content = {
-            "worker": worker,
-            "amount": self._amount,
-            "seconds": round(self._written - self._begun, 3),
-        }
-        name = "".join(letter if letter.isalnum() else "-" for letter in worker.lower())
-        with contextlib.suppress(GlimmerError, OSError):
-            open_store(files.place).put(f"{files.key}/{name}.json", json.dumps(content).encode())
+            if self._begun is None:
+                return
+            seconds = round(time.monotonic() - self._begun, 3)
+            content = {"worker": worker, "amount": self._amount, "seconds": seconds}
+            with contextlib.suppress(GlimmerError, OSError):
+                open_store(files.place).put(f"{files.key}/{name}.json", json.dumps(content).encode())
 
 
 class Metered(beam.DoFn):
@@ -150,7 +140,7 @@ class Metered(beam.DoFn):
         self._meter.add(self._pending, self._files)
 
     def teardown(self) -> None:
-        self._meter.flush(self._files)
+        # Some runners tear a step down once the job has ended, when nobody reads the file any more.
         self._meters.release()
         self._step.teardown()
 

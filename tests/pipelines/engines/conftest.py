@@ -1,4 +1,4 @@
-"""One Dask cluster, one small world and one reference memory for the tests of engines."""
+"""One Dask cluster, one job server, one small world and one reference memory for the tests of engines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from beam_servers import job_server
 from dask_servers import DaskServers
 from small_world import World
 
@@ -43,3 +44,10 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskServers]:
     """A Dask cluster of two workers on 127.0.0.1, for tests that leave it as it is."""
     with DaskServers(tmp_path_factory.mktemp("dask"), 2) as servers:
         yield servers
+
+
+@pytest.fixture(scope="package")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`host:port` of a server of Beam's job API."""
+    with job_server(tmp_path_factory.mktemp("beam")) as found:
+        yield found

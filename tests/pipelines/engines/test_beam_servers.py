@@ -9,12 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from beam_servers import job_server, worker_pool
-from small_world import World, assert_same_memory
+from beam_servers import worker_pool
 from steps import Note, noted
 
 from glimmer import DamageError, GlimmerError, UsageError
-from glimmer.pipelines.encode import encode
 from glimmer.pipelines.engines import Engine, run_step
 from glimmer.pipelines.engines.carried_errors import error_in
 from glimmer.pipelines.engines.worker_error import WorkerError
@@ -30,12 +28,6 @@ def _usual_log_level() -> Iterator[None]:
     log.setLevel(level)
 
 
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with job_server(tmp_path_factory.mktemp("beam")) as found:
-        yield found
-
-
 def test_a_step_runs_in_this_process_where_the_server_is_on_this_machine(endpoint: str, tmp_path: Path) -> None:
     run_step("Note", range(5), Note(tmp_path), Engine(runner="portable", endpoint=endpoint))
     assert noted(tmp_path, "element") == sorted(map(str, range(5)))
@@ -48,14 +40,6 @@ def test_an_error_of_a_step_arrives_in_one_line(
         run_step("Note", range(5), Note(tmp_path, bad=2), Engine(runner="portable", endpoint=endpoint))
     assert str(caught.value) == "element 2: cannot be done; leave it out"
     assert "Traceback" not in capfd.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_groups")
-def test_a_memory_is_the_same(endpoint: str, world: World, tmp_path: Path) -> None:
-    engine = Engine(runner="portable", endpoint=endpoint)
-    encode(sources=[world.corpus], memory=tmp_path / "m", model=str(world.model), passage_words=2, engine=engine)
-    assert_same_memory(tmp_path / "m", world.memory)
 
 
 @pytest.mark.slow

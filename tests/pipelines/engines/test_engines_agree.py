@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from beam_servers import worker_pool
 from dask_servers import DaskServers
 from small_world import World, assert_same_memory
 
@@ -21,12 +23,29 @@ from glimmer.pipelines.refresh import refresh
 pytestmark = pytest.mark.usefixtures("small_groups")
 
 
-@pytest.fixture(params=["2 processes", "dask"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    if request.param == "dask":
+@pytest.fixture(
+    params=[
+        "2 processes",
+        "dask",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("portable", "portable, a worker pool")),
+    ]
+)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """Each engine; with `portable` workers are threads of this process, or processes of a pool."""
+    if request.param == "2 processes":
+        yield Engine(workers=2)
+    elif request.param == "dask":
         servers: DaskServers = request.getfixturevalue("dask")
-        return Engine(runner="dask", cluster=servers.address)
-    return Engine(workers=2)
+        yield Engine(runner="dask", cluster=servers.address)
+    elif request.param == "portable":
+        yield Engine(runner="portable", endpoint=request.getfixturevalue("endpoint"))
+    else:
+        with worker_pool(tmp_path / "pool") as (address, _):
+            yield Engine(
+                runner="portable",
+                endpoint=request.getfixturevalue("endpoint"),
+                options=["--environment_type=EXTERNAL", f"--environment_config={address}"],
+            )
 
 
 def test_a_memory_is_the_same_and_each_worker_says_what_it_did(world: World, engine: Engine, tmp_path: Path) -> None:
