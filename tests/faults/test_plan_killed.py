@@ -1,8 +1,12 @@
-"""The driver of a job killed while it plans: what was planned is kept, and the memory is the one it would have been."""
+"""The driver of a job killed while it plans: what was planned is kept, and the memory is the one it would have been.
+
+GLIMMER_KILLS=20 tries more moments than the two of a usual run; every other one plans with two processes.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from changing import texts, write
-from small_world import assert_same_memory
+from small_world import World, assert_same_memory
 
 from glimmer.pipelines.encode import encode
 from glimmer.pipelines.planning.plan_parts import complete_parts
@@ -20,6 +24,7 @@ from glimmer.progress import Quiet
 from glimmer.storage.ledger import JOBS
 from glimmer.storage.stores import open_store
 
+MOMENTS = range(int(os.environ.get("GLIMMER_KILLS", "2")))
 RANGE_BYTES = 15_000
 DRIVER = """
 from glimmer.pipelines.encode import encode
@@ -41,23 +46,33 @@ def parts(memory: Path) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> World:
+    """A corpus of about thirty ranges, in which some articles stand twice, far apart."""
+    directory = tmp_path_factory.mktemp("world")
+    corpus = write(directory / "corpus.jsonl", texts(600))
+    content = corpus.read_text()
+    corpus.write_text(content + content[: content.index("\n", 3000) + 1])
+    model = tiny_model(directory / "tiny", with_decoder=False)
+    encode(sources=[corpus], memory=directory / "whole", model=str(model), passage_words=20)
+    return World(model=model, corpus=corpus, questions=directory / "none", memory=directory / "whole")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_plan_resumes_at_its_finished_ranges(
-    tmp_path: Path, tiny_model: Callable[..., Path], workers: int
+    moment: int, world: World, tmp_path: Path, tried: Callable[..., None]
 ) -> None:
-    model = tiny_model(tmp_path / "tiny", with_decoder=False)
-    source = write(tmp_path / "corpus.jsonl", texts(600))
-    content = source.read_text()
-    source.write_text(content + content[: content.index("\n", 3000) + 1])  # some articles twice, far apart
-    encode(sources=[source], memory=tmp_path / "whole", model=str(model), passage_words=20)
-    memory = tmp_path / "killed"
+    dice, workers = random.Random(f"plan {moment}"), 1 + moment % 2
+    source, model, memory = world.corpus, world.model, tmp_path / "killed"
     script = DRIVER.format(
         source=str(source), memory=str(memory), model=str(model), range_bytes=RANGE_BYTES, workers=workers
     )
     driver = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-    while len(parts(memory)) < 4:
+    finished = dice.randrange(1, 16)
+    while len(parts(memory)) < finished:
         assert driver.poll() is None, "it is killed while it plans"
         time.sleep(0.002)
+    time.sleep(dice.uniform(0, 0.02))
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     [job] = (memory / JOBS).iterdir()
@@ -82,5 +97,7 @@ def test_a_killed_plan_resumes_at_its_finished_ranges(
     )
     assert said[:2] == ["unchanged", "unchanged"], "the sources are identified, then planned"
     assert result.plan.rejected["duplicate_id"] >= 3
-    assert_same_memory(memory, tmp_path / "whole")
+    assert_same_memory(memory, world.memory)
     assert not list((memory / JOBS).glob("encode-*/"))
+    with_ = "one process" if workers == 1 else "two processes"
+    tried(f"kill -9 of a job that plans with {with_}", "no finished range is planned again; same bytes")

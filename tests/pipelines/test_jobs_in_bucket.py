@@ -110,8 +110,10 @@ def test_commands_take_a_bucket(
         answers, passages = tmp_path / f"{name}.jsonl", tmp_path / f"{name}-passages.jsonl"
         run("answer", questions, "--memory", memory, "--model", model, "--output", str(answers))
         run("export", memory, "--output", str(passages))
-        outputs += [answers.read_text(), passages.read_text(), run("diff", memory, "1", "2", "--json")]
-        outputs += [run("search", memory, json.loads(passages.read_text().splitlines()[3])["text"], "--json")]
+        # Segments are ordered by their ids, which follow from when a memory was made.
+        exported = sorted(map(json.loads, passages.read_text().splitlines()), key=lambda each: each["passage_id"])
+        outputs += [answers.read_text(), json.dumps(exported), run("diff", memory, "1", "2", "--json")]
+        outputs += [run("search", memory, exported[3]["text"], "--json")]
         found = json.loads(run("inspect", memory, "--json"))
         outputs += [json.dumps([found[key] for key in ("version", "passages", "articles", "tokens")])]
         run("verify", memory)
@@ -230,8 +232,14 @@ KILLED_AT = [float(text) for text in os.environ.get("GLIMMER_TEST_KILL_AT", "0.2
 
 @pytest.mark.skipif(binary(SeaweedServer.program) is None, reason="SeaweedFS (`weed`) is not installed")
 @pytest.mark.parametrize("after", KILLED_AT)
+@pytest.mark.parametrize("job", ["encode", "refresh"])
 def test_a_server_that_is_killed_during_a_job_and_started_again_loses_nothing(
-    after: float, model: str, corpus: Callable[[int], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: str,
+    after: float,
+    model: str,
+    corpus: Callable[[int], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = SeaweedServer(tmp_path / "server")
     server.start()
@@ -239,6 +247,16 @@ def test_a_server_that_is_killed_during_a_job_and_started_again_loses_nothing(
         for name, value in environment(server.url).items():
             monkeypatch.setenv(name, value)
         place, local = f"s3://{BUCKET}/killed/memory", tmp_path / "local"
+
+        def run(memory: str | Path) -> int:
+            if job == "encode":
+                return encode(sources=corpus(60), memory=memory, model=model).version
+            return refresh(sources=corpus(60), memory=memory).version
+
+        if job == "refresh":
+            for memory in (place, local):
+                encode(sources=corpus(40), memory=memory, model=model)
+        made = run(local)  # which compiles, so that the other is quick
         began = threading.Event()
         original = Store.refuse_links
 
@@ -247,7 +265,6 @@ def test_a_server_that_is_killed_during_a_job_and_started_again_loses_nothing(
             original(store)
 
         monkeypatch.setattr(ObjectStore, "refuse_links", first_step)
-        encode(sources=corpus(60), memory=local, model=model)  # which compiles, so that the other is quick
 
         def kill() -> None:
             began.wait(60)
@@ -258,12 +275,15 @@ def test_a_server_that_is_killed_during_a_job_and_started_again_loses_nothing(
 
         killing = threading.Thread(target=kill)
         killing.start()
-        made = encode(sources=corpus(60), memory=place, model=model)
+        assert run(place) == made
         killing.join()
-        assert made.version == 1
-        assert encode(sources=corpus(60), memory=place, model=model).nothing_to_do
-        assert Memory.open(place).version == 1
+        assert run(place) == made, "there is nothing left to do"
+        assert Memory.open(place).version == made
         assert verify(place).sound
-        assert segment_files(place) == segment_files(local)
+        assert payload(place) == payload(local)
+        if job == "encode":  # a refresh names its segment by when its memory was made
+            assert segment_files(place) == segment_files(local)
+        else:
+            assert sorted(segment_files(place).values()) == sorted(segment_files(local).values())
     finally:
         server.kill()
