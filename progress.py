@@ -71,12 +71,14 @@ def activity() -> str:
         return next(reversed(_activities.values()), "")
 
 
-def polled(progress: Progress, read: Callable[[], float]) -> AbstractContextManager[None]:
-    """Moves the current stage from another thread while the body blocks, as Beam's `run` does.
+def polled(
+    progress: Progress, read: Callable[[], float], seconds: float = POLL_INTERVAL_S
+) -> AbstractContextManager[None]:
+    """Moves the current stage from another thread, every so many seconds, while the body blocks, as Beam's `run` does.
 
     `read` gives the absolute amount done and must be cheap and thread-safe; the job's ledger is.
     """
-    return repeatedly(lambda: progress.at(read()), POLL_INTERVAL_S, "progress")
+    return repeatedly(lambda: progress.at(read()), seconds, "progress")
 
 
 @contextmanager

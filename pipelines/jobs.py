@@ -81,6 +81,7 @@ class Job:
         resumed: rows that an earlier, interrupted run had written.
         nothing_to_do: `run` found the job's commit in the history.
         workers: what each worker process wrote of the segment; empty where this process did it all.
+        code_bytes_written: bytes of codes in the segment, once it is sealed.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Job:
         self.resumed = 0
         self.nothing_to_do = False
         self.workers: list[WorkerRate] = []
+        self.code_bytes_written = 0
         self._catalog = Catalog(self.store)
 
     @property
@@ -185,16 +187,13 @@ class Job:
             self.progress.stage(stage, total=rows, unit="passages", start=self.resumed)
             write([shard for shard in range(-(-rows // SHARD_ROWS)) if shard not in done])
             self.progress.done()
-            return self.segment.seal(self.ledger.records().values())
+            records = self.ledger.records().values()
+            self.code_bytes_written = sum(record.codes_bytes for record in records)
+            return self.segment.seal(records)
 
     def record_shard(self, shard: int, codes: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int32]) -> None:
         """Writes one shard, uint8 [rows, window, code_bytes] and int32 [rows], and marks it as done."""
         self.ledger.record(self.segment.write_shard(shard, codes, lengths))
-
-    @property
-    def code_bytes_written(self) -> int:
-        """Bytes of codes in the shards that are done."""
-        return sum(record.codes_bytes for record in self.ledger.records().values())
 
     def commit(
         self,

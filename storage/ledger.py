@@ -121,14 +121,16 @@ class Ledger:
 
     def records(self) -> dict[int, ShardRecord]:
         """Shard -> record of every shard that is done. A damaged record counts as not done: its shard is made again."""
-        found: dict[int, ShardRecord] = {}
-        for name in self._names():
-            with contextlib.suppress(ValueError, RecursionError, FileNotFoundError, DamageError):
-                content = self.store.read(f"{self._shards}/{name}", most=_LARGEST_RECORD)
-                record = ShardRecord.from_json(_opened(content))
-                if name == f"{record.shard}-{record.rows}.json":
-                    found[record.shard] = record
-        return found
+        found = self.store.in_order(self._record, self._names())
+        return {record.shard: record for record in found if record is not None}
+
+    def _record(self, name: str) -> ShardRecord | None:
+        with contextlib.suppress(ValueError, RecursionError, FileNotFoundError, DamageError):
+            content = self.store.read(f"{self._shards}/{name}", most=_LARGEST_RECORD)
+            record = ShardRecord.from_json(_opened(content))
+            if name == f"{record.shard}-{record.rows}.json":
+                return record
+        return None
 
     def progress(self) -> Progress:
         """Shards and rows done, by names alone: cheap enough to ask several times a second."""

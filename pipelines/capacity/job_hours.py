@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ... import UsageError
 from ...storage.passage import SHARD_ROWS
+from ...storage.stores.object_settings import REQUESTS_AT_ONCE
 from .estimate import Offline
 from .store_requests import Price, Requests, encode_requests, polling_requests
 
@@ -146,6 +147,11 @@ class JobEstimate:
 _AT_ONCE: Final = ("encode", "write")
 
 
+def _reads_at_once(storage: Storage) -> int:
+    """Small files that the driver asks for together."""
+    return REQUESTS_AT_ONCE if storage.kind == BUCKET else 1
+
+
 def estimate_job(
     offline: Offline, *, workers: Workers, storage: Storage, source_bytes: float, price: Price | None = None
 ) -> JobEstimate:
@@ -206,7 +212,8 @@ def estimate_job(
             needs={
                 "processor": offline.passages / workers.committed_per_second,
                 "bandwidth": (committing.bytes_put + committing.bytes_read) / storage.bandwidth,
-                "requests": committing.count * storage.request_seconds,
+                "requests": (committing.count - committing.get + committing.get / _reads_at_once(storage))
+                * storage.request_seconds,
             },
         ),
     )

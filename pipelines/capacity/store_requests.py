@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from ... import UsageError
-from ...progress import POLL_INTERVAL_S
 from ...storage.manifest import FILE_ROWS_LIMIT
 from ...storage.passage import SHARD_ROWS
+from ...storage.stores.object_settings import POLL_S
 
 KINDS: Final = ("put", "get", "head", "list", "delete")
 """Kinds of requests. Price lists mostly count `head` with `get` and `list` with `put`; `delete` is mostly free."""
@@ -122,16 +122,16 @@ def encode_requests(
             bytes_put=code_bytes + _LEDGER_BYTES * shards,
             bytes_read=code_bytes + 2 * text_bytes,
         ),
-        # The ledger is read before and after; files are listed; the catalog's rows come from the text.
+        # The ledger is read; files are listed; the catalog's rows come from the text.
         Requests(
             stage="commit",
             put=_JOB_PUTS + catalogs,
-            get=3 * shards + _JOB_GETS,
+            get=2 * shards + _JOB_GETS,
             head=_JOB_HEADS,
             list=5 * pages,
             delete=-(-(shards + parts + 2 * ranges) // _LISTED),
             bytes_put=catalog_bytes,
-            bytes_read=text_bytes + 2 * _LEDGER_BYTES * shards,
+            bytes_read=text_bytes + _LEDGER_BYTES * shards,
         ),
     )
 
@@ -139,4 +139,4 @@ def encode_requests(
 def polling_requests(*, passages: int, seconds: float, request_seconds: float) -> int:
     """Listings with which the driver follows `seconds` of encoding: the ledger's entries, which grow to one a shard."""
     pages = max(1, -(-passages // SHARD_ROWS) // (2 * _LISTED))
-    return round(pages * seconds / (POLL_INTERVAL_S + pages * request_seconds))
+    return round(pages * seconds / (POLL_S + pages * request_seconds))

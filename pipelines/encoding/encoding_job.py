@@ -111,7 +111,11 @@ def encode_segment(
         # The count is finer than the ledger, which has whole shards, and knows nothing of other processes.
         with (
             counts as encoded,
-            polled(job.progress, lambda: max(job.ledger.progress().rows, job.resumed + encoded.value)),
+            polled(
+                job.progress,
+                lambda: max(job.ledger.progress().rows, job.resumed + encoded.value),
+                job.store.poll_seconds,
+            ),
         ):
             step, done = EncodeShards(work, counts), lambda: job.ledger.progress().rows
             job.workers = run_step("Encode", groups, step, engine, done, _worker_files(job, work))
@@ -128,5 +132,6 @@ def _worker_files(job: Job, work: ShardWork) -> WorkerFiles:
 
 def planned_rows(writer: SegmentWriter, shards: int) -> Iterator[pa.Table]:
     """The catalog rows of a planned segment, a table for each shard, in row order."""
-    for shard in range(shards):
-        yield text_rows(writer.open_text(shard), writer.segment, shard * SHARD_ROWS)
+    return writer.store.in_order(
+        lambda shard: text_rows(writer.open_text(shard), writer.segment, shard * SHARD_ROWS), range(shards)
+    )

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -21,6 +21,9 @@ from ... import GlimmerError
 from .carried_errors import WithCarriedErrors, error_in
 from .frozen_heap import frozen_heap
 from .worker_error import WorkerError
+
+_LOOK_S: Final = 15.0
+"""Seconds between two looks at what has been done; each may be a request to a bucket."""
 
 
 def run_here(
@@ -56,7 +59,7 @@ def run_there(
     with _silent_logs():
         outcome = _Outcome(pipeline)
         seen, moved = None, time.monotonic()
-        while not outcome.wait(1.0):
+        while not outcome.wait(min(_LOOK_S, stall_seconds / 4)):
             if done is None:
                 continue
             if (amount := done()) != seen:

@@ -61,7 +61,7 @@ def restore_on_engine(
 
     progress.stage("restore", total=len(damaged), unit="shards")
     try:
-        with polled(progress, done):
+        with polled(progress, done, memory.store.poll_seconds):
             run_step("Restore", damaged, step, engine, done)
         found = {}
         for segment, shard in shards:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ... import MismatchError
 from ...encoders.models import LoadedModel, load_model
-from ...progress import POLL_INTERVAL_S, repeatedly
+from ...progress import repeatedly
 from ...storage.files import sha256_bytes
 from ...storage.passage import Passage
 from ...storage.stores import Store, open_store
@@ -254,7 +254,7 @@ class StoredRanges:
                 report(sum(wanted[name] for name in done) / total, sum(done.values()))
 
             self._store.put(f"{self.prefix}/{_MARK}", b"")
-            with repeatedly(poll, POLL_INTERVAL_S, "progress"):
+            with repeatedly(poll, self._store.poll_seconds, "progress"):
                 run_step(
                     *("Plan", left, PlanRanges(self._work), self._engine),
                     done=lambda: len(complete_parts(self._store, self.prefix)),

@@ -21,6 +21,10 @@ RETRY_VARIABLE: Final = "GLIMMER_RETRY_SECONDS"
 RETRY_SECONDS: Final = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Before the first repetition of a request, and before the later ones at most; each is a random part of it."""
+REQUESTS_AT_ONCE: Final = 16
+"""Reads of many small objects that are asked for together."""
+POLL_S: Final = 2.0
+"""How often a listing is asked for that shows progress: each costs something."""
 _REQUEST_S: Final = 30
 _CONNECT_S: Final = 5
 _PREFIX: Final = re.compile(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*")

@@ -15,7 +15,9 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, ClassVar, Final, TypeVar
@@ -26,6 +28,8 @@ from .leases import Leases
 from .object_settings import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
+    POLL_S,
+    REQUESTS_AT_ONCE,
     RETRY_VARIABLE,
     GcsSettings,
     S3Settings,
@@ -35,6 +39,7 @@ from .object_settings import (
 from .protocol import Content, Entry, Store, check_size, rendered, shared_context
 
 _T = TypeVar("_T")
+_Item = TypeVar("_Item")
 _WRITER: Final = "glimmer-writer"
 """Attribute of an object that says which request made it, where a repeated one must recognise its own."""
 _STATUS: Final = re.compile(r"non-2xx status code: ([0-9]{3})")
@@ -49,6 +54,7 @@ class ObjectStore(Store):
 
     remote: ClassVar[bool] = True
     least_vacuum_age: ClassVar[datetime.timedelta] = datetime.timedelta(days=1)
+    poll_seconds: ClassVar[float] = POLL_S
     scheme: ClassVar[str]
     extra: ClassVar[str]
     """The optional dependencies of the package that it needs."""
@@ -217,6 +223,19 @@ class ObjectStore(Store):
                     seen.add(folder[:end])
                     yield Entry(folder[:end], "directory", 0, float("-inf"))
             yield _entry(meta["path"], meta)
+
+    def in_order(self, act: Callable[[_Item], _T], items: Iterable[_Item]) -> Iterator[_T]:
+        """As `Store.in_order`, in REQUESTS_AT_ONCE threads, as many ahead of who takes what they read."""
+        pool, asked = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="requests"), deque[Future[_T]]()
+        try:
+            for item in items:
+                asked.append(pool.submit(act, item))
+                if len(asked) == REQUESTS_AT_ONCE:
+                    yield asked.popleft().result()
+            while asked:
+                yield asked.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     # Writing.
 

@@ -19,17 +19,19 @@ import json
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Literal, TypeAlias, TypeVar
 
 from ... import DamageError, GlimmerError, StorageError
+from ...progress import POLL_INTERVAL_S
 from ..files import translated
 
 _BLOCK = 1 << 23
 _T = TypeVar("_T")
+_Item = TypeVar("_Item")
 
 Content: TypeAlias = bytes | Callable[[BinaryIO], None]
 """What a file is to hold: the bytes, or a function that writes them."""
@@ -70,11 +72,13 @@ class Store(ABC):
         of_this_process: no other process can see what is stored there.
         remote: every read is a request to another machine: derived files are kept in the user's cache directory.
         least_vacuum_age: a vacuum must not delete what is younger.
+        poll_seconds: how often a driver may list a directory to see how far others are.
     """
 
     of_this_process: ClassVar[bool] = False
     remote: ClassVar[bool] = False
     least_vacuum_age: ClassVar[datetime.timedelta] = datetime.timedelta(0)
+    poll_seconds: ClassVar[float] = POLL_INTERVAL_S
 
     def __init__(self, location: Path | str) -> None:
         self.location = location
@@ -155,6 +159,13 @@ class Store(ABC):
     def tree_size(self, key: str) -> int:
         """Bytes of all files at `key` or below it."""
         return sum(entry.size for entry in self.walk(key) if entry.link or entry.kind != "directory")
+
+    def in_order(self, act: Callable[[_Item], _T], items: Iterable[_Item]) -> Iterator[_T]:
+        """`act` of each of `items`, in their order, for acts that read: several at once where a read takes long.
+
+        What an act raises is raised in its turn. Where several are at once, a few are done ahead of who takes them.
+        """
+        return map(act, items)
 
     # Writing.
 

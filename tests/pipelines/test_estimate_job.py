@@ -88,10 +88,10 @@ def test_the_time_of_requests_counts_where_a_store_is_far_away() -> None:
     assert next(stage for stage in far.stages if stage.name == "commit").binds == "requests"
 
 
-def test_polling_lists_the_ledger_as_often_as_answers_come() -> None:
-    assert polling_requests(passages=1000, seconds=100, request_seconds=0) == 400
-    assert polling_requests(passages=1000, seconds=100, request_seconds=0.25) == 200
-    assert polling_requests(passages=22_000_000, seconds=100, request_seconds=0) == 4000
+def test_polling_lists_the_ledger_every_two_seconds_once_the_last_answer_came() -> None:
+    assert polling_requests(passages=1000, seconds=100, request_seconds=0) == 50
+    assert polling_requests(passages=1000, seconds=100, request_seconds=0.5) == 40
+    assert polling_requests(passages=22_000_000, seconds=100, request_seconds=0) == 500
 
 
 def test_prices_are_the_users() -> None:

@@ -104,6 +104,16 @@ def test_a_bucket_that_is_not_there_and_a_wrong_key_are_said(
         Memory.open(new_bucket_place())
 
 
+def test_many_small_objects_are_asked_for_at_once(new_bucket_place: Callable[[], str]) -> None:
+    together = threading.Barrier(8)  # which breaks where each waits for the one before
+
+    def act(number: int) -> int:
+        together.wait(20)
+        return number
+
+    assert list(open_store(new_bucket_place()).in_order(act, range(24))) == list(range(24))
+
+
 # Leases.
 
 

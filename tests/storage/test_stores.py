@@ -154,6 +154,18 @@ def test_a_key_cannot_lead_out_of_a_local_store(tmp_path: Path) -> None:
             store.put(key, b"x")
 
 
+def test_reads_of_many_files_come_in_order_and_an_error_in_its_turn(store: Store) -> None:
+    keys = [f"many/{number}" for number in range(50)]
+    for key in keys:
+        store.put(key, key.encode())
+    assert list(store.in_order(store.read, keys)) == [key.encode() for key in keys]
+    store.delete("many/20")
+    found = store.in_order(store.read, keys)
+    assert [next(found) for _ in range(20)] == [key.encode() for key in keys[:20]]
+    with pytest.raises(FileNotFoundError):
+        next(found)
+
+
 # A place for memories that is added in one file: this class, and its line in `register_store`.
 
 
