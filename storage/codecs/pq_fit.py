@@ -18,7 +18,7 @@ from .nearest_centroids import CENTROIDS, nearest_centroids
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Nearest = Callable[[Floats, Floats], npt.NDArray[np.int32]]
+Nearest = Callable[[Floats, Floats], npt.NDArray[np.uint8]]
 
 CHUNK = 4096
 CLUSTERED = 1 << 16
@@ -175,7 +175,6 @@ def _k_means(points: Floats, random: np.random.Generator, nearest: Nearest) -> F
 def _compiled_nearest() -> Nearest:
     """The number of each point's nearest centroid, compiled for the CPU: points are handled in chunks of fixed size."""
     import jax
-    import jax.numpy as jnp
 
     try:
         (cpu, *_) = jax.local_devices(backend="cpu")
@@ -183,16 +182,13 @@ def _compiled_nearest() -> Nearest:
         what = "fitting codec pq needs JAX's CPU backend beside the accelerator's"
         raise UsageError(what, remedy="add `,cpu` to JAX_PLATFORMS") from error
 
-    def chunk(points: jax.Array, centroids: jax.Array) -> jax.Array:
-        return nearest_centroids(points, centroids, 0.5 * jnp.square(centroids).sum(-1))
+    program = jax.jit(nearest_centroids)
 
-    program = jax.jit(lambda points, centroids: jax.lax.map(lambda part: chunk(part, centroids), points))
-
-    def nearest(points: Floats, centroids: Floats) -> npt.NDArray[np.int32]:
+    def nearest(points: Floats, centroids: Floats) -> npt.NDArray[np.uint8]:
         chunks = -(-len(points) // CHUNK)
-        padded = np.zeros((chunks * CHUNK, points.shape[1]), np.float32)
-        padded[: len(points)] = points
-        arrays = jax.device_put((padded.reshape(chunks, CHUNK, -1), centroids), cpu)
+        padded = np.zeros((points.shape[1], chunks * CHUNK), np.float32)
+        padded[:, : len(points)] = points.T
+        arrays = jax.device_put((padded.reshape(-1, chunks, CHUNK), centroids[..., None]), cpu)
         return np.asarray(program(*arrays)).reshape(-1)[: len(points)]
 
     return nearest
