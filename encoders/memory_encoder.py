@@ -12,6 +12,7 @@ one batch each (`shard_map`), with the rows per device unchanged, so the number 
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -29,6 +30,7 @@ from jaxlib.xla_client import Device
 
 from .. import InputError, UsageError
 from ..progress import busy
+from .captured_arrays import CapturedArrays
 from .models import LoadedModel
 from .tokenizers import Ids
 
@@ -67,6 +69,14 @@ class EncodedBatch:
     indices: np.ndarray[Any, np.dtype[np.int64]]
     outputs: np.ndarray[Any, Any]
     lengths: np.ndarray[Any, np.dtype[np.int32]]
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A compiled batch: `run(state, arrays, ids, real)`; `arrays` are those that the transform closes over."""
+
+    run: Callable[..., jax.Array]
+    arrays: tuple[jax.Array, ...]
 
 
 class MemoryEncoder:
@@ -112,7 +122,10 @@ class MemoryEncoder:
             encoder = model.encoder(jnp.dtype(precision), slice(0, config.memory_layers))
         self._graph, state = nnx.split(encoder)
         self._state = jax.device_put(state, NamedSharding(self._mesh, _partition()))
-        self._programs: dict[tuple[int, int], Callable[..., jax.Array]] = {}
+        self._captured = CapturedArrays(
+            functools.partial(jax.device_put, device=NamedSharding(self._mesh, _partition()))
+        )
+        self._programs: dict[tuple[int, int], _Program] = {}
         self._needed: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
 
@@ -170,16 +183,15 @@ class MemoryEncoder:
             ids[row, : len(each)] = each
             real[row] = len(each)
         sharding = NamedSharding(self._mesh, _partition("rows"))
-        return self._program(self.shapes[number])(
-            self._state, jax.device_put(ids, sharding), jax.device_put(real, sharding)
-        )
+        program = self._program(self.shapes[number])
+        return program.run(self._state, program.arrays, jax.device_put(ids, sharding), jax.device_put(real, sharding))
 
     def _collect(
         self, indices: np.ndarray[Any, Any], result: jax.Array, lengths: np.ndarray[Any, np.dtype[np.int32]]
     ) -> EncodedBatch:
         return EncodedBatch(indices=indices, outputs=np.asarray(result)[: len(indices)], lengths=lengths[indices])
 
-    def _program(self, shape: tuple[int, int]) -> Callable[..., jax.Array]:
+    def _program(self, shape: tuple[int, int]) -> _Program:
         with self._lock:
             if shape not in self._programs:
                 begun = time.monotonic()
@@ -188,18 +200,42 @@ class MemoryEncoder:
                 _log.debug("compiled %d x %d tokens in %.1f s", *shape, time.monotonic() - begun)
             return self._programs[shape]
 
-    def _compile(self, shape: tuple[int, int]) -> Callable[..., jax.Array]:
+    def _compile(self, shape: tuple[int, int]) -> _Program:
         split, whole = _partition("rows"), _partition()
-        mapped = jax.shard_map(self._forward, mesh=self._mesh, in_specs=(whole, split, split), out_specs=split)
+        arrays, transform = self._transform_of(shape)
+
+        def forward(
+            state: nnx.State[Any, Any], arrays: tuple[jax.Array, ...], ids: jax.Array, real: jax.Array
+        ) -> jax.Array:
+            return self._forward(state, functools.partial(transform, arrays), ids, real)
+
+        mapped = jax.shard_map(
+            forward, mesh=self._mesh, in_specs=(whole, whole, split, split), out_specs=split, check_vma=False
+        )
         rows = shape[0] * len(self._devices)
         sharding = NamedSharding(self._mesh, split)
         ids = jax.device_put(np.zeros((rows, shape[1]), np.int32), sharding)
         real = jax.device_put(np.ones((rows,), np.int32), sharding)
-        compiled: Callable[..., jax.Array] = jax.jit(mapped).lower(self._state, ids, real).compile()
-        return compiled
+        return _Program(jax.jit(mapped).lower(self._state, arrays, ids, real).compile(), arrays)
 
-    def _forward(self, state: nnx.State[Any, Any], ids: jax.Array, real: jax.Array) -> jax.Array:
+    def _transform_of(self, shape: tuple[int, int]) -> tuple[tuple[jax.Array, ...], Callable[..., jax.Array]]:
+        """(arrays, f): f(arrays, hidden, ids) is the transform for one device's share of a batch of `shape`."""
+        transform = self._transform
+        if transform is None:
+            return (), lambda _, hidden, ids: hidden.astype(self.precision)
+        ids, real = np.zeros(shape, np.int32), np.ones(shape[:1], np.int32)
+        hidden, _ = jax.eval_shape(self._hidden, self._state, ids, real)
+        return self._captured.of(transform, hidden, ids)
+
+    def _forward(self, state: nnx.State[Any, Any], transform: Transform, ids: jax.Array, real: jax.Array) -> jax.Array:
         """One device's share: ids int32 [rows, length], real int32 [rows] -> [rows, length, ...], zero beyond real."""
+        hidden, mask = self._hidden(state, ids, real)
+        outputs = transform(hidden, ids)
+        seen = mask.reshape(mask.shape + (1,) * (outputs.ndim - 2))
+        return jnp.where(seen, outputs, jnp.zeros((), outputs.dtype))
+
+    def _hidden(self, state: nnx.State[Any, Any], ids: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """hidden [rows, length, D], zero beyond real, and bool [rows, length], True up to there."""
         config = self.model.config
         encoder = nnx.merge(self._graph, state)
         mask = jnp.arange(ids.shape[1])[None, :] < real[:, None]
@@ -207,9 +243,4 @@ class MemoryEncoder:
         hidden = encoder.run(hidden, encoder.context(mask), 0, config.memory_layers)
         if config.memory_layers == config.encoder.num_layers:
             hidden = encoder.finish(hidden)
-        hidden = jnp.where(mask[..., None], hidden, 0)
-        if self._transform is None:
-            return hidden.astype(self.precision)
-        outputs = self._transform(hidden, ids)
-        seen = mask.reshape(mask.shape + (1,) * (outputs.ndim - 2))
-        return jnp.where(seen, outputs, jnp.zeros((), outputs.dtype))
+        return jnp.where(mask[..., None], hidden, 0), mask

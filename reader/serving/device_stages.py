@@ -10,6 +10,7 @@ operation mixes questions, and how a query is split depends on itself and the sh
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Hashable
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import ModelError
+from ...encoders.captured_arrays import CapturedArrays
 from ...encoders.models import LoadedModel
 from ...encoders.tokenizers import Tokenizer
 from ...progress import busy
@@ -127,7 +129,7 @@ class DeviceStages:
             return found.tokens[:, 0], found.lengths[:, 0], found.log_probs[:, 0]
 
         self._question = _Program(reader.question, clock)
-        self._decompress = _Program(_decoding(codec, reader.dtype), clock)
+        self._decompress = _Program(_decoding(codec, reader.dtype), clock, captured=CapturedArrays())
         self._live_a = _Program(reader.live_a, clock)
         self._widen = _Program(_widened, clock, static="width")
         self._rank = _Program(rank, clock)
@@ -231,10 +233,21 @@ class DeviceStages:
 
 
 class _Program:
-    """A function compiled ahead for each shape, so that compiling can be told from running."""
+    """A function compiled ahead for each shape, so that compiling can be told from running.
 
-    def __init__(self, function: Callable[..., Any], clock: Clock, *, static: str | None = None) -> None:
-        self._function = jax.jit(function, static_argnames=() if static is None else (static,))
+    `captured` keeps the large arrays that the function closes over, once for all shapes; without static arguments.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        clock: Clock,
+        *,
+        static: str | None = None,
+        captured: CapturedArrays | None = None,
+    ) -> None:
+        self._function, self._captured = function, captured
+        self._static = () if static is None else (static,)
         self._clock = clock
         self._compiled: dict[Hashable, Any] = {}
 
@@ -244,10 +257,17 @@ class _Program:
             name = getattr(self._function, "__name__", "a stage")
             begun = time.monotonic()
             with self._clock.stage(COMPILE), busy(f"compiling {name.strip('_').replace('_', ' ')}"):
-                program = self._function.lower(*arguments, **static).compile()
+                program = self._compile(arguments, static)
             _log.debug("compiled %s for %s in %.1f s", name, shape, time.monotonic() - begun)
             self._compiled[shape] = program
         return program(*arguments)
+
+    def _compile(self, arguments: tuple[Any, ...], static: dict[str, Any]) -> Callable[..., Any]:
+        if self._captured is None:
+            function = jax.jit(self._function, static_argnames=self._static)
+            return function.lower(*arguments, **static).compile()
+        arrays, with_arrays = self._captured.of(self._function, *arguments)
+        return functools.partial(jax.jit(with_arrays).lower(arrays, *arguments).compile(), arrays)
 
 
 def _decoding(codec: Codec, dtype: Any) -> Callable[[jax.Array], jax.Array]:
