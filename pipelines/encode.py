@@ -1,7 +1,8 @@
 """The encode job: from sources to a committed memory. Plan, encode, commit; each stage can be resumed.
 
     plan     ranges of the sources -> articles -> passages, each range a part in the job's directory
-    fit      only for codecs with fitted tables: a sample of tokens -> the tables, kept for the life of the memory
+    fit      only for codecs with fitted tables, unless tables are given: a sample of tokens -> the tables, kept for the
+             life of the memory
     encode   a Beam graph over shards of 1,024 passages: parts -> one text shard; tokens -> batches -> codec -> one Zarr
              shard; an entry in the ledger
     commit   every shard is there: one catalog commit, version 1
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from ..encoders.memory_encoder import default_shapes
 from ..encoders.models import LoadedModel, load_model
 from ..progress import Progress, Quiet
 from ..storage.catalog import Catalog
-from ..storage.codecs import CodecSpec, parse_codec
+from ..storage.codecs import CodecSpec
 from ..storage.files import TEMPORARY_PREFIX
 from ..storage.identity import EncoderIdentity, Identity, PassageSettings
 from ..storage.manifest import Manifest
@@ -33,8 +34,9 @@ from .corpus import Corpus
 from .corpus.listing import Sources, source_names
 from .corpus.passages import DEFAULT_WORDS
 from .corpus.ranges import RANGE_BYTES
-from .encoding.codec_fit import codec_tables
+from .encoding.codec_fit import fitted_tables
 from .encoding.encoding_job import Encoding, check_identity, encode_segment, planned_rows
+from .encoding.given_tables import chosen_codec
 from .engines import Engine
 from .engines.worker_rates import WorkerRate
 from .jobs import Job, canonical_sha256
@@ -86,7 +88,8 @@ def encode(
     sources: Sources,
     memory: Place,
     model: str,
-    codec: str = "int8",
+    codec: str | None = None,
+    codec_tables: Place | None = None,
     format: str | None = None,
     fields: Mapping[str, str] | None = None,
     mixed: bool = False,
@@ -104,7 +107,10 @@ def encode(
         memory: the directory to make.
         model: a model directory or a built-in name.
         codec: how token representations are stored, as `name` or `name:key=value,...`: `float32`, `bfloat16`, `int8`,
-            or another registered codec.
+            or another registered codec. None for that of `codec_tables`, or `int8`.
+        codec_tables: a memory, or a file `tables.safetensors` with its memory.json beside it or one directory above:
+            the codec's tables are taken from there instead of being fitted to `sources`, so that a memory made again
+            has the codes of the one it replaces.
         format: the sources' format; None tells it from their content.
         fields: role (`id`, `title`, `text`) -> the field that holds it; None takes the known names.
         mixed: files of one source may have different formats.
@@ -119,7 +125,8 @@ def encode(
     Raises:
         InputError: sources that cannot be used.
         UsageError: the memory holds something else already.
-        MismatchError: a memory of another encoder or other settings.
+        MismatchError: a memory of another encoder or other settings; tables of another encoder or codec.
+        DamageError: tables that are not what their memory.json records.
         ConflictError: another process runs the same job.
         StorageError: the file system refuses.
 
@@ -132,8 +139,10 @@ def encode(
     progress, engine, sources = progress or Quiet(), engine or Engine(), source_names(sources)
     store = open_store(memory)
     loaded = load_model(model)
-    stored_as = parse_codec(codec, loaded.config.encoder.d_model, loaded.config.encoder.vocab_size)
+    stored_as, given = chosen_codec(codec, codec_tables, loaded)
     identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=precision)
+    if given is not None:
+        identity = replace(identity, tables_sha256=given.sha256)
     corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
     found = _existing(store, identity)
     depends_on = {
@@ -148,6 +157,8 @@ def encode(
     }
     if fields:
         depends_on["fields"] = dict(fields)
+    if given is not None:
+        depends_on["codec_tables"] = given.sha256
     content = canonical_sha256(corpus.identity())
     job = Job(store, "encode", depends_on, base=0, progress=progress)
     if found is not None and found.version and job.committed() is None:
@@ -176,9 +187,13 @@ def encode(
         planned = job.plan(make_plan)
         parts = PartRows.from_json(planned.get("text"))
         text = job.segment if parts is None else PlannedText(store, parts)
-        tables, fit = codec_tables(
-            job, spec=stored_as, model=loaded, identity=identity, rows=planned["rows"], text=text
-        )
+        if given is not None:
+            tables, origin = given.tables, {"codec_tables": given.to_json()}
+        else:
+            tables, fit = fitted_tables(
+                job, spec=stored_as, model=loaded, identity=identity, rows=planned["rows"], text=text
+            )
+            origin = {"codec_fit": fit} if fit else {}
         created = Memory.create(store, identity, tables)
         sealed = encode_segment(
             job,
@@ -197,7 +212,7 @@ def encode(
                 "code_bytes_written": job.code_bytes_written,
                 "sources": [str(source) for source in sources],
                 "sources_sha256": content,
-                **({"codec_fit": fit} if fit else {}),
+                **origin,
             },
         )
 

@@ -292,7 +292,7 @@ def _difference(present: Identity, wanted: Identity) -> str:
         if key == "created" or old[key] == new[key]:
             continue
         if key == "tables_sha256" and old["codec"] == new["codec"]:
-            return "another job, which has not ended, fitted the codec's tables to other passages; end that job first"
+            return "another job, which has not ended, has other tables for its codec; end that job first"
         if isinstance(old[key], dict) and isinstance(new[key], dict):
             inner = next(k for k in sorted({*old[key], *new[key]}) if old[key].get(k) != new[key].get(k))
             return f"the memory has {key}.{inner} {old[key].get(inner)!r}, this job {new[key].get(inner)!r}"

@@ -344,14 +344,14 @@ class Memory:
         return "(not live)"
 
 
-def read_tables(memory: Place, identity: Identity) -> dict[str, npt.NDArray[Any]]:
-    """The codec's arrays, whose file must have the SHA-256 in memory.json; raises DamageError."""
+def read_tables(memory: Place, identity: Identity, key: str = TABLES) -> dict[str, npt.NDArray[Any]]:
+    """The codec's arrays, whose file `key` must have the SHA-256 in memory.json; raises DamageError."""
     if not identity.tables_sha256:
         return {}
     store = open_store(memory)
-    path = store.name(TABLES)
+    path = store.name(key)
     with translated(path, damage(path, "restore it from a copy of the memory")):
-        content = store.read(TABLES, most=_LARGEST_TABLES)
+        content = store.read(key, most=_LARGEST_TABLES)
         if sha256_bytes(content) != identity.tables_sha256:
             raise DamageError(
                 "not the file that memory.json records", where=path, remedy="restore it from a copy of the memory"

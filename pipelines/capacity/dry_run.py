@@ -18,11 +18,13 @@ from ...encoders.compilation import enable_compilation_cache
 from ...encoders.memory_encoder import MemoryEncoder, default_shapes
 from ...encoders.models import load_model
 from ...progress import Progress, Quiet
-from ...storage.codecs import code_bytes, codec_with_zero_tables, fit_samples, new_codec, parse_codec
+from ...storage.codecs import code_bytes, codec_from_tables, codec_with_zero_tables, fit_samples, new_codec
 from ...storage.identity import PassageSettings
+from ...storage.stores import Place
 from ..corpus import Corpus
 from ..corpus.listing import Sources, source_names
 from ..corpus.passages import DEFAULT_WORDS
+from ..encoding.given_tables import chosen_codec
 from ..planning.plan_stage import plan_corpus
 from ..planning.plan_summary import PlanSummary
 
@@ -66,7 +68,8 @@ def dry_run(
     *,
     sources: Sources,
     model: str,
-    codec: str = "int8",
+    codec: str | None = None,
+    codec_tables: Place | None = None,
     format: str | None = None,
     fields: Mapping[str, str] | None = None,
     mixed: bool = False,
@@ -80,11 +83,14 @@ def dry_run(
     enable_compilation_cache()
     loaded = load_model(model)
     config = loaded.config
+    spec, given = chosen_codec(codec, codec_tables, loaded)
     corpus = Corpus(source_names(sources), format=format, fields=fields, mixed=mixed)
     settings = PassageSettings(words=passage_words, template=config.passage_template, window=config.window)
     summary = plan_corpus(corpus, model=loaded, passages=settings, strict=strict, progress=progress).summary
-    spec = parse_codec(codec, config.encoder.d_model, config.encoder.vocab_size)
-    stored_as = codec_with_zero_tables(spec) if fit_samples(spec) else new_codec(spec)
+    if given is not None:
+        stored_as = codec_from_tables(spec, given.tables)
+    else:
+        stored_as = codec_with_zero_tables(spec) if fit_samples(spec) else new_codec(spec)
     shapes = default_shapes(config.window)
     devices = jax.local_device_count()
     by_length = summary.buckets([length for _, length in shapes])

@@ -49,7 +49,7 @@ class Rows(Protocol):
         """The passages in `rows`, ascending."""
 
 
-def codec_tables(
+def fitted_tables(
     job: Job, *, spec: CodecSpec, model: LoadedModel, identity: Identity, rows: int, text: Rows
 ) -> tuple[Tables, dict[str, Any] | None]:
     """The tables of a new memory's codec, and what they were fitted to.

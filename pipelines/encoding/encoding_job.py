@@ -60,6 +60,8 @@ def check_identity(wanted: Identity, found: Identity, where: str | Path) -> None
             ("encoder fingerprint", wanted.encoder.fingerprint[:12], found.encoder.fingerprint[:12]),
             ("precision", wanted.encoder.precision, found.encoder.precision),
             ("codec", spec_text(wanted.codec), spec_text(found.codec)),
+            # Where none are given, they are what the job fits, which is known later.
+            ("codec tables", wanted.tables_sha256[:12], found.tables_sha256[:12] if wanted.tables_sha256 else ""),
             ("passage words", wanted.passages.words, found.passages.words),
             ("window", wanted.passages.window, found.passages.window),
             ("shapes", wanted.shapes, found.shapes),

@@ -176,14 +176,19 @@ def check_sight(work: ShardWork) -> None:
 def _memory_codec(work: ShardWork) -> Codec:
     """The codec that the memory itself describes, with the memory's own tables."""
     identity = read_identity(work.memory)
-    found = (spec_text(identity.codec), identity.tables_sha256)
-    if found != (work.codec, work.tables_sha256):
+    found, started_with = (spec_text(identity.codec), identity.tables_sha256), (work.codec, work.tables_sha256)
+    if found != started_with:
         raise MismatchError(
-            f"a worker found the codec {found[0]} there, the job was started with {work.codec}",
+            f"a worker found the codec {_named(*found)} there, the job was started with {_named(*started_with)}",
             where=work.memory,
             remedy="run the job again, and let it end before the memory is replaced",
         )
     return codec_from_spec(identity.codec, read_tables(work.memory, identity))
+
+
+def _named(codec: str, tables_sha256: str) -> str:
+    """A codec and its tables in a message."""
+    return f"{codec} with tables {tables_sha256[:12]}…" if tables_sha256 else codec
 
 
 class EncodeShards(beam.DoFn):

@@ -34,6 +34,7 @@ from .codec_registry import (
     parse_codec_text,
     parse_spec,
     register_codec,
+    spec_for_encoder,
     table_shapes,
 )
 
@@ -60,6 +61,7 @@ __all__ = [
     "parse_codec_text",
     "parse_spec",
     "register_codec",
+    "spec_for_encoder",
     "spec_text",
     "table_shapes",
     "tables_from_bytes",

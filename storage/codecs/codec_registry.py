@@ -34,6 +34,7 @@ from .codec import (
     Tables,
     TableShape,
     is_codec_name,
+    spec_text,
 )
 
 ENTRY_POINTS = "glimmer.codecs"
@@ -226,6 +227,15 @@ def parse_codec(text: str, width: int, vocabulary: int = 0) -> CodecSpec:
     spec = CodecSpec(name, width, MappingProxyType(parameters))
     code_bytes(spec)
     return spec
+
+
+def spec_for_encoder(spec: CodecSpec, width: int, vocabulary: int) -> CodecSpec:
+    """`spec` for another encoder: parameters that may be given are kept, those that follow from the encoder do.
+
+    Raises UsageError where the parameters do not go with the encoder.
+    """
+    kept = {each.name: spec[each.name] for each in _known(spec).parameters if not each.fixed}
+    return parse_codec(spec_text({"name": spec.name, **kept}), width, vocabulary)
 
 
 # From memory.json.

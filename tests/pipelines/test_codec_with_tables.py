@@ -335,7 +335,7 @@ def test_a_job_that_failed_after_the_fit_resumes_with_its_tables_and_no_other_jo
         encode(sources=[str(corpus)], **arguments, engine=Engine(runner="NowhereRunner"))
     other = tmp_path / "other.jsonl"
     other.write_text("".join(corpus.read_text().splitlines(keepends=True)[:300]))
-    with pytest.raises(MismatchError, match="tables to other passages"):
+    with pytest.raises(MismatchError, match="has other tables for its codec"):
         encode(sources=[str(other)], **arguments)
     assert "fit" not in encode(sources=[str(corpus)], **arguments).seconds
     assert stored(encoded).items() <= stored(tmp_path / "m").items()  # beside the text that the other job planned

@@ -147,14 +147,16 @@ def tiny_reader(
     retrieval_weight: float = 0.0,
     copy_width: int = 0,
     window: int = 64,
+    width: int = 32,
+    vocabulary: int = 256,
     seed: int = 0,
 ) -> Path:
-    """Writes a complete model directory of random weights, 32 wide, and returns it.
+    """Writes a complete model directory of random weights and returns it.
 
     Encoders drawn from one seed and family have equal lower layers however they are split, so their memories fit.
     """
-    vocabulary = 256
-    sizes = {"d_model": 32, "d_ff": 64, "num_heads": 4, "d_kv": 8, "num_layers": memory_layers + live_a + live_b}
+    sizes = {"d_model": width, "d_ff": 64, "num_heads": 4, "d_kv": width // 4}
+    sizes["num_layers"] = memory_layers + live_a + live_b
     if family == "t5":
         extra = {"layer_norm_eps": 1e-6, "relative_buckets": 32, "relative_max_distance": 128, "gated": True}
     else:
@@ -162,10 +164,10 @@ def tiny_reader(
     encoder = find_family(family).config(vocab_size=vocabulary, **sizes, **extra)  # type: ignore[arg-type]
     decoder = DecoderConfig(
         vocab_size=vocabulary,
-        d_model=32,
+        d_model=width,
         d_ff=64,
         num_heads=4,
-        d_kv=8,
+        d_kv=width // 4,
         num_layers=2,
         kv_heads=4,
         copy_width=copy_width,

@@ -13,7 +13,7 @@ from ..printing import echo, print_json, shown_path
 from ..tables import duration, pairs, size, worker_table
 from ..terminal import TerminalProgress
 from .corpus_options import corpus_arguments, corpus_options
-from .options import codec_option, engine_options, json_option, range_option
+from .options import codec_or_tables_option, engine_options, json_option, range_option
 
 if TYPE_CHECKING:
     from ...capacity.dry_run import DryRun
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--memory", required=True, type=click.Path(), help="Directory of the memory to make.")
 @click.option("--model", required=True, help="A model directory, or a built-in name (minilm, sample).")
-@codec_option
+@codec_or_tables_option
+@click.option(
+    "--codec-tables",
+    metavar="FILE|MEMORY",
+    help="Take the codec's tables from another memory, or its codec/tables.safetensors, instead of fitting new ones.",
+)
 @corpus_options
 @click.option(
     "--passage-words", type=click.IntRange(min=1), default=DEFAULT_WORDS, show_default=True, help="Words in a passage."
@@ -45,7 +50,8 @@ def encode(
     sources: tuple[str, ...],
     memory: str,
     model: str,
-    codec: str,
+    codec: str | None,
+    codec_tables: str | None,
     format_: str | None,
     fields: tuple[str, ...],
     mixed: bool,
@@ -72,6 +78,7 @@ def encode(
         "sources": sources,
         "model": model,
         "codec": codec,
+        "codec_tables": codec_tables,
         "passage_words": passage_words,
         "precision": precision,
         "strict": strict,

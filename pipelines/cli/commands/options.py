@@ -46,6 +46,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 codec_option = click.option(
     "--codec", type=CodecType(), default="int8", show_default=True, help="How token representations are stored."
 )
+codec_or_tables_option = click.option(
+    "--codec",
+    type=CodecType(),
+    default=None,
+    help="How token representations are stored.  [default: that of --codec-tables, or int8]",
+)
 range_option = click.option(
     "--range-mb",
     type=click.FloatRange(min=0, min_open=True),
