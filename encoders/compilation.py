@@ -53,7 +53,8 @@ def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) ->
 
     settings: dict[str, object] = {
         "jax_compilation_cache_dir": str(path),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        # All of them: a small one, too, takes several times as long to compile as to read.
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }
     for name, value in settings.items():

@@ -11,14 +11,16 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .. import ModelError, StorageError, UsageError
 from .model_config import ModelConfig
-from .weights import Array, Tensors, in_memory, read_safetensors, write_safetensors
+from .weights import BFLOAT16, Array, Tensors, in_memory, read_safetensors, write_safetensors
+
+if TYPE_CHECKING:
+    import jax
 
 WEIGHTS = "model.safetensors"
 
@@ -116,10 +118,11 @@ def _as_stored(config: ModelConfig, tensors: Mapping[str, Array | jax.Array] | T
     """Matrices in `config.dtype`, norms and biases in float32; what is not floating stays."""
     if not isinstance(tensors, Tensors):
         tensors = in_memory({name: np.asarray(value) for name, value in tensors.items()}, origin)
+    matrices = BFLOAT16 if config.dtype == "bfloat16" else np.dtype(config.dtype)
     return Tensors(
         {
-            name: entry.cast(jnp.dtype(config.dtype if len(entry.shape) > 1 else "float32"))
-            if jnp.issubdtype(entry.dtype, jnp.floating)
+            name: entry.cast(matrices if len(entry.shape) > 1 else np.dtype("float32"))
+            if entry.dtype == BFLOAT16 or np.issubdtype(entry.dtype, np.floating)
             else entry
             for name, entry in tensors.entries.items()
         },

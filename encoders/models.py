@@ -2,6 +2,7 @@
 
 Inspecting a model or encoding with its lower layers does not pull a whole T5-XXL into memory. What lies in a model
 directory, and how one is written, is in `model_directory`; the models that are had by name in `builtin_models`.
+JAX and Flax are imported when an encoder is made: a process that only tokenises starts without them.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.typing import DTypeLike
 
 from .. import ModelError, UsageError
 from ..progress import busy
 from .builtin_models import BUILT_IN, builtin_directory
 from .families.family_registry import find_family, load_tokenizer
 from .fingerprint import fingerprint
-from .layered import LayeredEncoder
 from .model_config import ModelConfig, read_model_config
 from .model_directory import WEIGHTS
 from .tokenizers import Ids, Tokenizer
 from .weights import Tensors, read_safetensors
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+
+    from .layered import LayeredEncoder
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ class LoadedModel:
         return self if self.config.window == window else replace(self, config=replace(self.config, window=window))
 
     def encoder(
-        self, dtype: DTypeLike = jnp.float32, layers: slice = slice(None), *, param_dtype: DTypeLike | None = None
+        self, dtype: DTypeLike = "float32", layers: slice = slice(None), *, param_dtype: DTypeLike | None = None
     ) -> LayeredEncoder:
         """The layered encoder with its weights, holding the embedding and `layers` (a contiguous slice).
 
@@ -73,6 +76,9 @@ class LoadedModel:
         per call; training passes float32); norms, biases and what all layers share (T5's relative bias) stay
         float32.
         """
+        import jax.numpy as jnp
+        from flax import nnx
+
         config = self.config.encoder
         layer_range = range(config.num_layers)[layers]
         if layer_range.step != 1:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
+from ..garbage import collect_seldom
 from .processor_share import share_of_processors
 
 _FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
@@ -36,6 +37,7 @@ class WorkerStart:
 
 def main(descriptor: int) -> None:
     """Serves the connection at `descriptor` to its end."""
+    collect_seldom()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, whose end is this process's
     signal.signal(signal.SIGTERM, lambda *_: _leave())
     connection = Connection(descriptor)

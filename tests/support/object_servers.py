@@ -139,7 +139,7 @@ def _make_bucket(url: str) -> None:
         aws_access_key_id=KEY,
         aws_secret_access_key=SECRET,
         region_name="us-east-1",
-        config=Config(retries={"max_attempts": 1}, connect_timeout=2, read_timeout=5),
+        config=Config(retries={"max_attempts": 1}, connect_timeout=2, read_timeout=1),
     )
     if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
         client.create_bucket(Bucket=BUCKET)

@@ -7,10 +7,12 @@ functions as fixtures.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -135,6 +137,17 @@ def tiny_tokenizer() -> bytes:
     return json.dumps(definition, indent=1).encode()
 
 
+@functools.cache
+def _drawn(config: ReaderConfig, seed: int) -> Mapping[str, np.ndarray[Any, Any]]:
+    """A reader's random weights, drawn once in a process: the programs that draw them take long to compile."""
+    reader = Reader(config)
+    # Fresh cross-attention barely tells passages apart: sharper weights make answers differ between questions.
+    return {
+        name: np.asarray(value * 4 if ".cross_attention." in name or name.endswith("lm_head.kernel") else value)
+        for name, value in reader.tensors(reader.init(seed)).items()
+    }
+
+
 def tiny_reader(
     directory: Path,
     *,
@@ -187,13 +200,8 @@ def tiny_reader(
         decoder=decoder,
         reranker=reranker,
     )
-    reader = Reader(whole)
-    tensors = reader.tensors(reader.init(seed))
-    # Fresh cross-attention barely tells passages apart: sharper weights make answers differ between questions.
     tensors = {
-        name: value * 4 if ".cross_attention." in name or name.endswith("lm_head.kernel") else value
-        for name, value in tensors.items()
-        if with_decoder or name.startswith("encoder.")
+        name: value for name, value in _drawn(whole, seed).items() if with_decoder or name.startswith("encoder.")
     }
     config = ModelConfig(
         encoder=encoder,
