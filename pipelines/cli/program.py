@@ -7,13 +7,14 @@ import contextlib
 import os
 import sys
 
-from ..garbage import collect_seldom
 from .signals import exit_on_signals
 
 
 def main() -> None:
     """Entry point of the command: runs what the arguments say and ends the process with its status."""
     exit_on_signals()
+    from ..engines.frozen_heap import collect_seldom
+
     collect_seldom()
     from .group import run
 

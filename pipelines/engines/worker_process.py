@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from ..garbage import collect_seldom
+from .frozen_heap import collect_seldom
 from .processor_share import share_of_processors
 
 _FORMAT: Final = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
