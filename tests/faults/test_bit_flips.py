@@ -1,23 +1,20 @@
 """One flipped bit, anywhere in a memory: what would change what a reader sees is found by verify, and never read.
 
 The reader's view is everything it can ask for: version, ids, codes, lengths, texts, provenance, catalog rows, and the
-decoded codebooks. A flip is harmless only if that whole view is unchanged.
+codec's tables. A flip is harmless only if that whole view is unchanged.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 from glimmer import GlimmerError
-from glimmer.storage.codecs import TableShape, codecs_forgotten_afterwards, register_codec
-from glimmer.storage.codecs.int8 import Int8Codec
 from glimmer.storage.memory import Memory, read_tables
 from glimmer.storage.verify import verify
 
@@ -29,48 +26,19 @@ KINDS: Mapping[str, str] = {
     "text": "segments/*/text/*.arrow",
     "catalog data": "passages/*.parquet",
     "catalog log": "passages/_delta_log/*.json",
-    "codebooks": "codec/*.safetensors",
+    "codec tables": "codec/*.safetensors",
     "the rest": "**/*",
 }
 
 
-class TableCodec:
-    """int8 with a codebook beside it, as a trained codec has one; stands in for any codec with tables."""
-
-    name = "tabled"
-
-    def __init__(self, width: int, table: Any) -> None:
-        self._inner, self._table, self.width, self.code_bytes = Int8Codec(width), table, width, width + 4
-
-    def encode(self, x: jax.Array, ids: jax.Array) -> jax.Array:
-        return self._inner.encode(x, ids)
-
-    def decode(self, codes: jax.Array, dtype: Any) -> jax.Array:
-        return self._inner.decode(codes, dtype)
-
-    def spec(self) -> dict[str, Any]:
-        return {"name": self.name, "width": self.width}
-
-    def tables(self) -> dict[str, Any]:
-        return {"book": self._table}
-
-
 @pytest.fixture
-def memory(kit: Any, tmp_path: Path) -> Iterator[Path]:
-    """Three versions, two segments, a codec with codebooks."""
-    table = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
-    path = tmp_path / "m"
-    with codecs_forgotten_afterwards():
-        register_codec(
-            TableCodec.name,
-            code_bytes=lambda spec: spec.width + 4,
-            tables=lambda spec: {"book": TableShape((16, 4), np.float32)},
-            load=lambda spec, tables: TableCodec(spec.width, tables["book"]),
-        )
-        Memory.create(path, kit.identity(codec={"name": "tabled", "width": kit.width}), {"book": table})
-        kit.add(path, [kit.passage(number) for number in range(130)], job="job-0", base=0)
-        kit.add(path, [kit.passage(number) for number in range(130, 170)], job="job-1", base=1)
-        yield path
+def memory(kit: Any, tmp_path: Path) -> Path:
+    """Three versions, two segments, codec `pq` with its tables."""
+    path, of_pq = tmp_path / "m", kit.of_pq()
+    of_pq.create(path)
+    of_pq.add(path, [kit.passage(number) for number in range(130)], job="job-0", base=0)
+    of_pq.add(path, [kit.passage(number) for number in range(130, 170)], job="job-1", base=1)
+    return path
 
 
 def view(path: Path) -> tuple[Any, ...]:

@@ -126,6 +126,11 @@ JOBS = {
     "encode": Job(
         ("encode", "corpus.jsonl", "--memory", "m", "--model", "../model"), copy_of("corpus.jsonl"), in_memory
     ),
+    "encode pq": Job(
+        ("encode", "corpus.jsonl", "--memory", "m", "--model", "../model", "--codec", "pq:bytes=6"),
+        copy_of("corpus.jsonl"),
+        in_memory,
+    ),
     "refresh": Job(("refresh", "newer.jsonl", "--memory", "m"), copy_of("encoded", "newer.jsonl"), in_memory),
     "answer": Job(ANSWER, copy_of("encoded", "questions.jsonl"), predictions),
     "train": Job(("train", "--config", "train.toml"), copy_of("encoded", "gold.jsonl", "train.toml"), trained),

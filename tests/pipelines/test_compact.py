@@ -41,10 +41,10 @@ def without(memory: Path, gone: set[str], job: str = "thinned") -> int:
     return commit(memory, base=base.version, job=job, operation="refresh", add=add, remove=names).version
 
 
-@pytest.fixture
-def sparse(kit: Any, tmp_path: Path) -> Path:
+@pytest.fixture(params=["int8", "pq"])
+def sparse(kit: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """Segments of 1,100 (every second row dead), 50 (all live) and 60 rows (all but five dead)."""
-    memory = kit.memory(tmp_path / "m", 1100, 50, 60)
+    memory = (kit.of_pq() if request.param == "pq" else kit).memory(tmp_path / "m", 1100, 50, 60)
     gone = [kit.passage(n).passage_id for n in [*range(0, 1100, 2), *range(1155, 1210)]]
     without(memory, set(gone))
     return memory

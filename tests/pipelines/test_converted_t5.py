@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from glimmer.encoders.models import load_model
 from glimmer.pipelines.answer import answer_file
@@ -60,6 +63,41 @@ def test_fresh_from_conversion_it_answers_and_keeps_the_first_stages_order(home:
     found = open_index(memory).search(questions, 4)
     kept = candidates(home, home / "model")
     assert kept == [memory.ids(hits.positions[:3]) for hits in found]
+
+
+@pytest.mark.parametrize("outlier", [1, 1e5], ids=["as converted", "with an outlier dimension"])
+def test_its_memory_in_codec_pq_is_near_what_it_encodes_and_is_answered_from(
+    home: Path, tmp_path: Path, outlier: float
+) -> None:
+    """Trained T5 has dimensions of its residual stream that are far larger than the others."""
+    model = Path(shutil.copytree(home / "model", tmp_path / "model"))
+    tensors = load_file(model / "model.safetensors")
+    tensors["encoder.embedding"] = tensors["encoder.embedding"].copy()
+    tensors["encoder.embedding"][:, 5] *= outlier
+    save_file(tensors, model / "model.safetensors")
+    for name, codec in (("exact", "float32"), ("pq", "pq")):
+        encode(sources=[str(home / "corpus.jsonl")], memory=tmp_path / name, model=str(model), codec=codec)
+    exact, compressed = Memory.open(tmp_path / "exact"), Memory.open(tmp_path / "pq")
+    positions = np.arange(exact.passages)
+    codes, lengths = exact.fetch(positions)
+    real = np.arange(exact.window) < lengths[:, None]
+    wanted = np.asarray(exact.codec.decode(jnp.asarray(codes), jnp.float32))[real]
+    found = np.asarray(compressed.codec.decode(jnp.asarray(compressed.fetch(positions)[0]), jnp.float32))[real]
+    sizes = np.median(np.abs(wanted), axis=0)
+    assert sizes[5] / np.median(sizes) > outlier / 10
+    unexplained = np.square(found - wanted).sum(0) / np.square(wanted - wanted.mean(0)).sum(0)
+    assert unexplained[5] < 0.2
+    assert np.delete(unexplained, 5).mean() < 0.2
+    answer_file(
+        queries=str(home / "questions.jsonl"),
+        memory=tmp_path / "pq",
+        model=str(model),
+        output=tmp_path / "answers.jsonl",
+        candidates=4,
+        select=3,
+        max_answer_tokens=4,
+    )
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 5
 
 
 @pytest.mark.parametrize("reranker", [None, RerankerConfig(layers=1)], ids=["shared layers", "layers of its own"])

@@ -1,5 +1,7 @@
 """Refresh equals rebuild: whatever happened to a corpus, a refreshed memory is the one a fresh encode would make.
 
+A codec's tables are the first memory's: those that it fitted are given to the rebuilt one.
+
 Sources may be spoiled: records that cannot be used, that do not tell their article, that come twice, or whose text is
 empty. What the memory should hold then is worked out here, in the simplest way there is.
 """
@@ -236,11 +238,12 @@ def model(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny", with_decoder=False)
 
 
-@pytest.fixture(scope="module")
-def first(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["int8", pytest.param("pq:bytes=6", marks=pytest.mark.slow)])
+def first(model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """The memory of the corpus as it is before anything happens."""
     home = tmp_path_factory.mktemp("first")
-    encode(sources=[str(write(home / "corpus.jsonl", first_corpus()))], memory=home / "m", model=str(model))
+    corpus = write(home / "corpus.jsonl", first_corpus())
+    encode(sources=[str(corpus)], memory=home / "m", model=str(model), codec=request.param)
     return home / "m"
 
 
@@ -271,7 +274,9 @@ def live_through(steps: list[Step], first: Path, model: Path, home: Path) -> Non
         past.append(copy.deepcopy(corpus))
     if not held:
         return
-    encode(sources=[str(write(home / "final.jsonl", held))], memory=home / "fresh", model=str(model))
+    given = first if Memory.open(first).identity.tables_sha256 else None
+    final = write(home / "final.jsonl", held)
+    encode(sources=[str(final)], memory=home / "fresh", model=str(model), codec_tables=given)
     assert everything(home / "m") == everything(home / "fresh")
     assert verify(home / "m").sound
 

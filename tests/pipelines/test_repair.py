@@ -31,14 +31,17 @@ def model(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny", with_decoder=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["int8", pytest.param("pq:bytes=6", marks=pytest.mark.slow)])
 def original(
-    model: Path, tiny_corpus: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+    model: Path,
+    tiny_corpus: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> tuple[Path, Path]:
     """(memory, corpus): two versions and two segments, the first with two shards."""
     place = tmp_path_factory.mktemp("original")
     corpus = tiny_corpus(place / "corpus.jsonl", 420)
-    encode(sources=[str(corpus)], memory=place / "m", model=str(model))
+    encode(sources=[str(corpus)], memory=place / "m", model=str(model), codec=request.param)
     lines = corpus.read_text().splitlines()
     corpus.write_text("\n".join([*lines[7:], lines[0].replace('"text": "', '"text": "New words. ')]) + "\n")
     refresh(sources=[str(corpus)], memory=place / "m")
@@ -60,7 +63,7 @@ def content(memory: Path) -> Content:
 
 
 def files(memory: Path) -> dict[str, bytes]:
-    kept = ("segments", "passages", "memory.json")
+    kept = ("segments", "passages", "codec", "memory.json")
     found = [path for path in memory.rglob("*") if path.is_file() and path.relative_to(memory).parts[0] in kept]
     return {str(path.relative_to(memory)): path.read_bytes() for path in found}
 

@@ -6,14 +6,15 @@ Test modules get it as the fixture `kit`; scripts that tests start import this f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from glimmer.storage.catalog_files import passage_rows
+from glimmer.storage.codecs import Tables, code_bytes, parse_codec, table_shapes
 from glimmer.storage.identity import EncoderIdentity, Identity, PassageSettings
 from glimmer.storage.manifest import Manifest
 from glimmer.storage.memory import Memory, commit
@@ -34,6 +35,15 @@ class Kit:
     window: int = WINDOW
     width: int = WIDTH
     code_bytes: int = WIDTH + 4
+    codec: Mapping[str, Any] = field(default_factory=lambda: {"name": "int8", "width": WIDTH})
+    tables: Tables = field(default_factory=dict)
+
+    def of_pq(self) -> Kit:
+        """The same of codec `pq`: codes of 6 bytes, and made-up tables."""
+        spec = parse_codec("pq:bytes=6", self.width, 300)
+        draw = np.random.default_rng(7)
+        tables = {name: draw.normal(size=each.shape).astype(each.dtype) for name, each in table_shapes(spec).items()}
+        return replace(self, code_bytes=code_bytes(spec), codec=spec.to_json(), tables=tables)
 
     def passage(self, number: int) -> Passage:
         """Passage `number` of the world: three passages an article, 1 to 8 tokens."""
@@ -73,11 +83,15 @@ class Kit:
                 precision="bfloat16",
             ),
             "passages": PassageSettings(words=100, template="{title}. {text}", window=self.window),
-            "codec": {"name": "int8", "width": self.width},
+            "codec": self.codec,
             "shapes": ((4, self.window // 2), (4, self.window)),
             "created": "2024-05-01T12:00:00Z",
         }
         return Identity(**values | changes)  # type: ignore[arg-type]
+
+    def create(self, path: Place) -> Memory:
+        """An empty memory."""
+        return Memory.create(path, self.identity(), self.tables)
 
     def segment(self, memory: Place, segment: str, passages: Sequence[Passage]) -> SealedSegment:
         """Writes and seals a segment of `passages`; like a job, goes on from a seal that is there already."""
@@ -104,7 +118,7 @@ class Kit:
 
     def memory(self, path: _P, *counts: int) -> _P:
         """A memory with a segment for each of `counts`, of so many passages; numbered on from 0."""
-        Memory.create(path, self.identity())
+        self.create(path)
         first = 0
         for base, count in enumerate(counts):
             passages = [self.passage(number) for number in range(first, first + count)]

@@ -30,7 +30,7 @@ from glimmer.storage.memory import Memory, rollback
 from glimmer.storage.passage import SHARD_ROWS
 from glimmer.storage.verify import verify
 
-KIT = Kit()
+KIT = Kit().of_pq()  # with tables, which are one file more to be killed at
 ROWS = SHARD_ROWS + 9
 # Made before any child is forked, so that a child spends its time on what is tested.
 PASSAGES = {number: KIT.passage(number) for number in range(ROWS)}
@@ -67,7 +67,7 @@ def add_passages(memory: Path, kind: str, numbers: range, *, base: int, gone: se
 
     def work() -> Manifest:
         job.plan(plan)
-        Memory.create(memory, KIT.identity())
+        KIT.create(memory)
         sealed = job.write_segment("encode", write, rows=len(passages), window=KIT.window, code_bytes=KIT.code_bytes)
         add: list[Any] = [passage_rows(passages, sealed.segment, 0)]
         replaced = Memory.open(memory, base).manifest.files if gone else ()
