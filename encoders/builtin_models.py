@@ -45,7 +45,8 @@ def builtin_directory(name: str) -> Path:
     stamp = found.stat()
     origin = f"{_CONVERSION}\0{found.resolve()}\0{stamp.st_size}\0{stamp.st_mtime_ns}"
     if name == "sample":
-        origin += f"\0{hashlib.sha256((SAMPLE / WEIGHTS).read_bytes()).hexdigest()}"
+        for member in (WEIGHTS, "config.json", "README.md"):
+            origin += f"\0{hashlib.sha256((SAMPLE / member).read_bytes()).hexdigest()}"
     target = cache_directory() / "models" / f"{name}-{hashlib.sha256(origin.encode()).hexdigest()[:16]}"
     if not (target / WEIGHTS).is_file():
         with _unpacked(found) as imported:

@@ -2,8 +2,8 @@
 
 The file is written once by `glimmer convert` or `glimmer train` and read by everything that loads a model. Reading is
 strict: an unknown, missing or wrong-typed key, or a value out of range, is a `ModelError` naming the key and the file,
-because a model that loads with a misread shape gives wrong memory without any other sign. The decoder's and the
-re-ranker's sections are carried verbatim; the reader, which owns them, parses them.
+because a model that loads with a misread shape gives wrong memory without any other sign. The sections of decoder,
+re-ranker and late interaction are carried verbatim; the reader, which owns them, parses them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class ModelConfig:
     The encoder's layers are shared out as in GLIMMER (arXiv 2306.10231, section 3): `memory_layers` frozen ones run
     offline, `live_a_layers` before re-ranking and `live_b_layers` after it. 0 memory layers is fusion-in-decoder, 0
     live A layers is LUMEN. `window` is the most tokens of a passage, specials included. `decoder` is None for a model
-    that only encodes; `reranker` is None where the re-ranker shares the live layers.
+    that only encodes; `reranker` is None where the re-ranker shares the live layers; `late_interaction` is None, and
+    absent from the file, where the reader's candidates are those of the first stage.
     """
 
     encoder: EncoderConfig
@@ -44,6 +45,7 @@ class ModelConfig:
     window: int = 256
     decoder: Mapping[str, Any] | None = None
     reranker: Mapping[str, Any] | None = None
+    late_interaction: Mapping[str, Any] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
@@ -64,6 +66,7 @@ class ModelConfig:
             "tokenizer": asdict(self.tokenizer),
             "decoder": None if self.decoder is None else dict(self.decoder),
             "reranker": None if self.reranker is None else dict(self.reranker),
+            **({} if self.late_interaction is None else {"late_interaction": dict(self.late_interaction)}),
             "dtype": self.dtype,
         }
 
@@ -97,6 +100,7 @@ class ModelConfig:
             tokenizer=read_tokenizer_spec(section.take("tokenizer"), where),
             decoder=section.mapping_or_none("decoder"),
             reranker=section.mapping_or_none("reranker"),
+            late_interaction=section.mapping_or_none("late_interaction", optional=True),
             dtype=cast(Literal["float32", "bfloat16"], section.text("dtype", among=WEIGHT_DTYPES)),
         )
         section.end()

@@ -73,9 +73,9 @@ class Section:
             self.fail(f"must be one of {', '.join(among)}, not {value!r:.40}", key)
         return value
 
-    def mapping_or_none(self, key: str) -> Mapping[str, Any] | None:
-        """A JSON object as it is, or None for null."""
-        value = self.take(key)
+    def mapping_or_none(self, key: str, *, optional: bool = False) -> Mapping[str, Any] | None:
+        """A JSON object as it is, or None for null; an `optional` key that is absent is None too."""
+        value = None if optional and key not in self._left else self.take(key)
         if value is not None and not isinstance(value, Mapping):
             self.fail(f"must be a JSON object or null, not {value!r:.40}", key)
         return value

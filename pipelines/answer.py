@@ -18,17 +18,19 @@ from typing import Any, BinaryIO
 from .. import UsageError
 from ..encoders.builtin_models import name_for_others
 from ..encoders.models import LoadedModel, load_model
+from ..encoders.precision import PrecisionChoice
 from ..progress import Progress, Quiet
 from ..reader.encoder_match import check_encoder
 from ..reader.formats.predictions import PredictionWriter
 from ..reader.formats.queries import LongQuestions, QueryFile, open_queries
 from ..reader.serving.analysis import DEFAULT_LANGUAGE
-from ..reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES, Precision
+from ..reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES
 from ..reader.serving.answer_options import AnswerOptions
 from ..reader.serving.candidates import ProvidedPassages
 from ..reader.serving.question_batches import Shapes
 from ..reader.serving.question_reader import LongCounts, QuestionReader
 from ..reader.serving.retrieval_index import check_passages, index_language, open_index
+from ..reader.serving.token_frequencies import open_token_frequencies
 from ..storage import inputs, outputs
 from ..storage.memory import Memory
 from ..wording import counted
@@ -113,7 +115,8 @@ def answer_file(
     memory: str | os.PathLike[str],
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    candidates: int = DEFAULT_CANDIDATES,
+    retrieve: int | None = None,
+    candidates: int | None = None,
     select: int | None = None,
     memory_version: int | None = None,
     beams: int = 1,
@@ -127,7 +130,7 @@ def answer_file(
     long_questions: LongQuestions = "auto",
     strict: bool = False,
     candidates_from: CandidatesFrom = "auto",
-    precision: Precision = "bfloat16",
+    precision: PrecisionChoice = "auto",
     no_answer_below: float = 0.0,
     restart: bool = False,
     engine: Engine | None = None,
@@ -142,7 +145,10 @@ def answer_file(
         memory: the memory's directory.
         model: a model directory with a decoder, whose lower layers made the memory.
         output: the prediction file; predictions of the same queries and settings in it are kept.
-        candidates: passages read of each query (m). A reader that does not re-rank reads `select` only.
+        retrieve: passages retrieved for each query. Where they are more than `candidates`, late interaction over the
+            stored memory chooses. None is what the model's `config.json` says, else `candidates`.
+        candidates: passages read of each query (m); None is what the model's `config.json` says, else
+            `DEFAULT_CANDIDATES`. A reader that does not re-rank reads `select` only.
         select: passages kept for the decoder (k); None is `DEFAULT_SELECT`, or all candidates where they are fewer.
         memory_version: the version to answer from; None is the newest.
         beams: 1 is greedy decoding.
@@ -160,7 +166,8 @@ def answer_file(
         candidates_from: "auto" takes the passages a query brings, else retrieves; "retrieval" always retrieves;
             "provenance" answers KILT records from their own gold provenance; a record without any, or whose pages the
             memory lacks, is answered from what there is, at worst emptily.
-        precision: of matrix products, "bfloat16" or "float32"; accumulation is float32.
+        precision: of matrix products, "bfloat16" or "float32"; accumulation is float32. "auto" is bfloat16 where this
+            machine has instructions for it.
         no_answer_below: answers to which the decoder gives a lower probability are left empty, with a note; the
             report's table tells which value answers how many questions how well.
         restart: answer everything anew.
@@ -198,6 +205,7 @@ def answer_file(
     loaded = load_model(model)
     options = AnswerOptions.resolved(
         loaded,
+        retrieve=retrieve,
         candidates=candidates,
         select=select,
         beams=beams,
@@ -227,7 +235,7 @@ def answer_file(
     check_passages(opened)
     check_encoder(loaded, opened.identity, opened.location)
     notes = []
-    if options.candidates < candidates:
+    if options.candidates < (candidates or DEFAULT_CANDIDATES) and not options.late_interaction:
         notes.append(f"This model does not re-rank, so it reads the first {options.select} candidates of each query.")
     long = QuestionReader(loaded, Shapes(loaded, opened.window).longest_question, long_questions).check(asked)
     if long:
@@ -326,6 +334,8 @@ def _answer_into(
             progress.say(f"resuming after {resumed:,} of {asked.count:,} predictions in {target.path}")
         if work.retrieves:
             open_index(memory, progress=progress)  # built here, once, whoever needs it then
+        if work.options.late_interaction:
+            open_token_frequencies(memory, progress=progress)
         answerer = RangeAnswerer(work, memory=memory, model=model, provided=provided) if engine is None else None
         progress.stage("answer", total=asked.count, unit="queries", start=resumed)
         begun = time.perf_counter()
@@ -388,6 +398,7 @@ def _settings(
         "encoder": model.fingerprint,
         **model.digests,
         "candidates": options.candidates,
+        **({"retrieve": options.retrieve} if options.late_interaction else {}),
         "select": options.select,
         "beams": generation.beams,
         "max_answer_tokens": generation.max_new_tokens,

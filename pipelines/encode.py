@@ -22,11 +22,12 @@ from typing import Any, Final
 from .. import UsageError
 from ..encoders.memory_encoder import default_shapes
 from ..encoders.models import LoadedModel, load_model
+from ..encoders.precision import PrecisionChoice, chosen_precision
 from ..progress import Progress, Quiet
 from ..storage.catalog import Catalog
 from ..storage.codecs import CodecSpec
 from ..storage.files import TEMPORARY_PREFIX
-from ..storage.identity import EncoderIdentity, Identity, PassageSettings
+from ..storage.identity import EncoderIdentity, Identity, PassageSettings, read_identity
 from ..storage.manifest import Manifest
 from ..storage.memory import Memory
 from ..storage.stores import Place, Store, open_store
@@ -94,7 +95,7 @@ def encode(
     fields: Mapping[str, str] | None = None,
     mixed: bool = False,
     passage_words: int = DEFAULT_WORDS,
-    precision: str = "bfloat16",
+    precision: PrecisionChoice = "auto",
     strict: bool = False,
     engine: Engine | None = None,
     range_bytes: int = RANGE_BYTES,
@@ -115,7 +116,9 @@ def encode(
         fields: role (`id`, `title`, `text`) -> the field that holds it; None takes the known names.
         mixed: files of one source may have different formats.
         passage_words: words aimed at in a passage.
-        precision: matmul precision, `bfloat16` or `float32`; accumulation is float32.
+        precision: matmul precision, `bfloat16` or `float32`; accumulation is float32. `auto` is that of the memory if
+            it is there already, else bfloat16 where this machine has instructions for it. `memory.json` records it, and
+            every later job of the memory follows that.
         strict: stop at the first record that cannot be used instead of setting it aside.
         engine: where the Beam graph runs; None runs it in this process.
         range_bytes: sources are planned in ranges of about so many bytes, which share the engine's workers. The memory
@@ -140,7 +143,11 @@ def encode(
     store = open_store(memory)
     loaded = load_model(model)
     stored_as, given = chosen_codec(codec, codec_tables, loaded)
-    identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=precision)
+    recorded = read_identity(store).encoder.precision if Catalog(store).exists else None
+    decided = chosen_precision(precision, recorded=recorded)
+    if precision == "auto":
+        progress.say(f"precision: {decided}, {'as the memory records' if recorded else 'by this machine'}")
+    identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=decided)
     if given is not None:
         identity = replace(identity, tables_sha256=given.sha256)
     corpus = Corpus(sources, format=format, fields=fields, mixed=mixed)
@@ -150,7 +157,7 @@ def encode(
         "format": format,
         "strict": strict,
         "fingerprint": loaded.fingerprint,
-        "precision": precision,
+        "precision": decided,
         "passages": asdict(identity.passages),
         "codec": dict(identity.codec),
         "shapes": identity.shapes,

@@ -2,8 +2,8 @@
 
 One `ReaderConfig` covers the family. FiD is no memory layers (everything is live); LUMEN is no live A layers (nothing
 is re-ranked); GLIMMER is the general case; a re-ranker that shares no layers is `reranker` set. A model directory's
-`config.json` carries the decoder and the re-ranker as plain JSON objects (`encoders.config.ModelConfig`); this module
-owns their meaning and reads them as strictly as the rest of the file.
+`config.json` carries decoder, re-ranker and late interaction as plain JSON objects (`encoders.model_config`); this
+module owns their meaning and reads them as strictly as the rest of the file.
 """
 
 from __future__ import annotations
@@ -178,6 +178,47 @@ class RerankerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LateInteractionConfig:
+    """How candidates are chosen from what the first stage retrieves, by the stored memory (`maxsim`).
+
+    `retrieve` passages are retrieved of each question, and the `candidates` best go on to live A. A passage's score is
+    its MaxSim, between -1 and 1, plus `retrieval_weight` times the natural logarithm of the first stage's score. With
+    `enabled` false, that happens only where it is asked for.
+    """
+
+    enabled: bool = True
+    retrieve: int = 200
+    candidates: int = 10
+    retrieval_weight: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.candidates <= self.retrieve:
+            raise ModelError(
+                f"late_interaction.candidates ({self.candidates}) must lie between 1 and retrieve ({self.retrieve})"
+            )
+        if not 0 <= self.retrieval_weight < 1e6:
+            raise ModelError(f"late_interaction.retrieval_weight must not be negative, is {self.retrieval_weight}")
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, ready for `json.dumps`; what `ModelConfig.late_interaction` holds."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: object, where: str = "config.json") -> LateInteractionConfig:
+        """Parses what `to_json` wrote; ModelError names the key and the file (`where`)."""
+        section = Section(value, "late_interaction", where)
+        enabled = section.boolean("enabled", default=True)
+        retrieve = section.integer("retrieve", most=1 << 16, default=200)
+        candidates = section.integer("candidates", most=1 << 16, default=10)
+        weight = section.number("retrieval_weight", above=-1.0, most=1e6, default=0.05)
+        section.end()
+        try:
+            return cls(enabled=enabled, retrieve=retrieve, candidates=candidates, retrieval_weight=weight)
+        except ModelError as error:
+            raise error.at(where) from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReaderConfig:
     """The whole reader. Layers [0, memory) are the memory and question encoder, then come live A and live B."""
 
@@ -187,6 +228,7 @@ class ReaderConfig:
     live_b_layers: int
     decoder: DecoderConfig
     reranker: RerankerConfig | None = None
+    late_interaction: LateInteractionConfig | None = None
 
     def __post_init__(self) -> None:
         layers = (self.memory_layers, self.live_a_layers, self.live_b_layers)
@@ -222,6 +264,7 @@ class ReaderConfig:
         if config.decoder is None:
             raise ModelError(f"{where}: this model has no decoder: it can encode a memory but cannot answer from one")
         reranker: Mapping[str, Any] | None = config.reranker
+        late: Mapping[str, Any] | None = config.late_interaction
         try:
             return cls(
                 encoder=config.encoder,
@@ -230,6 +273,7 @@ class ReaderConfig:
                 live_b_layers=config.live_b_layers,
                 decoder=DecoderConfig.from_json(config.decoder, where),
                 reranker=None if reranker is None else RerankerConfig.from_json(reranker, where),
+                late_interaction=None if late is None else LateInteractionConfig.from_json(late, where),
             )
         except ModelError as error:
             raise error.at(where) from None

@@ -133,14 +133,26 @@ class TextShard:
 
         `names` are of strings and integers of PASSAGE_SCHEMA. Several times faster than `passages`.
         """
-        if not self._is_sound():
-            self.passages()  # finds the row
-            raise DamageError("it is not what was written", where=self.path, remedy=self._remedy)
+        self._check_sound()
         found = {name: self._strings(name) if name in _TEXT_COLUMNS else pa.array(self._data[name]) for name in names}
         with translated(self.path, damage(self.path, self._remedy)):
             for column in found.values():
                 column.validate(full=True)
         return found
+
+    def tokens(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint32]]:
+        """All passages' tokens, uint32 [t], and where each passage's begin and the last one's end, int32 [rows + 1].
+
+        Every row is checked first; raises as `passage` does.
+        """
+        self._check_sound()
+        edges, values = self._offsets["tokens"], self._data["tokens"]
+        return edges - edges[0], values[edges[0] : edges[-1]]
+
+    def _check_sound(self) -> None:
+        if not self._is_sound():
+            self.passages()  # finds the row
+            raise DamageError("it is not what was written", where=self.path, remedy=self._remedy)
 
     def _strings(self, name: str) -> pa.Array:
         offsets, data = self._offsets[name], self._data[name]

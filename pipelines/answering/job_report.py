@@ -55,7 +55,7 @@ def write_report(
             "passages": f"{memory.passages:,}",
             "codec": spec_text(memory.codec.spec()),
             "model": work.model,
-            "candidates": f"{options.candidates}, from {_candidate_source(work, candidates_from)}",
+            "candidates": _candidates(work, candidates_from),
             "selected": options.select,
             "decoding": "greedy" if generation.beams == 1 else f"{generation.beams} beams",
             "longest answer": f"{generation.max_new_tokens} tokens",
@@ -76,6 +76,13 @@ def write_report(
     )
     with writing(page, "--report") as file:
         file.write(render_report(data).encode())
+
+
+def _candidates(work: AnswerWork, candidates_from: str) -> str:
+    options, source = work.options, _candidate_source(work, candidates_from)
+    if options.late_interaction:
+        return f"{options.candidates}, chosen by late interaction of {options.retrieve} from {source}"
+    return f"{options.candidates}, from {source}"
 
 
 def _candidate_source(work: AnswerWork, candidates_from: str) -> str:

@@ -24,6 +24,7 @@ from ...reader.serving.answer_options import AnswerOptions
 from ...reader.serving.answerer import AnsweredQuery, Answerer
 from ...reader.serving.candidates import ProvidedPassages
 from ...reader.serving.retrieval_index import open_index
+from ...reader.serving.token_frequencies import open_token_frequencies
 from ...storage.memory import Memory
 from ...storage.passage import Passage
 from ..engines.seen_by_workers import check_model
@@ -82,7 +83,13 @@ class RangeAnswerer:
         self._work, self._provided = work, provided
         self._memory = memory or Memory.open(work.memory, work.version)
         self._index = open_index(self._memory, progress=progress) if work.retrieves else None
-        self._answerer = Answerer(model or load_model(work.model), self._memory, work.options)
+        late = work.options.late_interaction
+        self._answerer = Answerer(
+            model or load_model(work.model),
+            self._memory,
+            work.options,
+            frequencies=open_token_frequencies(self._memory, progress=progress) if late else None,
+        )
 
     def open_output(self, path: Path, start: int, stop: int, *, restart: bool = False) -> PredictionWriter:
         """The prediction file of queries `start` to `stop`, at the place where it was left."""

@@ -17,6 +17,7 @@ import numpy as np
 from ...encoders.compilation import enable_compilation_cache
 from ...encoders.memory_encoder import MemoryEncoder, default_shapes
 from ...encoders.models import load_model
+from ...encoders.precision import PrecisionChoice, chosen_precision
 from ...progress import Progress, Quiet
 from ...storage.codecs import code_bytes, codec_from_tables, codec_with_zero_tables, fit_samples, new_codec
 from ...storage.identity import PassageSettings
@@ -74,7 +75,7 @@ def dry_run(
     fields: Mapping[str, str] | None = None,
     mixed: bool = False,
     passage_words: int = DEFAULT_WORDS,
-    precision: str = "bfloat16",
+    precision: PrecisionChoice = "auto",
     strict: bool = False,
     progress: Progress | None = None,
 ) -> DryRun:
@@ -96,7 +97,7 @@ def dry_run(
     by_length = summary.buckets([length for _, length in shapes])
     rows = {length: count * devices for count, length in shapes}
     batches = {length: -(-passages // rows[length]) for length, passages in by_length.items()}
-    encoder = MemoryEncoder(loaded, precision=precision, shapes=shapes, transform=stored_as.encode)
+    encoder = MemoryEncoder(loaded, precision=chosen_precision(precision), shapes=shapes, transform=stored_as.encode)
     seconds = summary.seconds
     progress.stage("time", total=sum(1 for count in batches.values() if count), unit="shapes")
     for done, (length, count) in enumerate((item for item in batches.items() if item[1]), 1):

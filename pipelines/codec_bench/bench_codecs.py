@@ -23,10 +23,11 @@ from ...encoders.builtin_models import name_for_others
 from ...encoders.compilation import enable_compilation_cache
 from ...encoders.memory_encoder import MemoryEncoder
 from ...encoders.models import load_model
+from ...encoders.precision import Precision
 from ...progress import Progress, Quiet, busy
 from ...reader.encoder_match import check_encoder
 from ...reader.formats.queries import LongQuestions, open_queries
-from ...reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES, Precision
+from ...reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES
 from ...reader.serving.answer_options import AnswerOptions
 from ...reader.serving.retrieval_index import check_passages
 from ...storage import outputs

@@ -17,6 +17,7 @@ from ...reader.serving.answerer import AnsweredQuery, Answerer, load_network
 from ...reader.serving.candidates import CandidateFinder, ProvidedPassages
 from ...reader.serving.passage_source import PassageSource
 from ...reader.serving.retrieval_index import open_index
+from ...reader.serving.token_frequencies import open_token_frequencies
 from ...storage.memory import Memory
 from .answer_comparison import ScoredAnswers
 
@@ -51,11 +52,13 @@ class QuestionSet:
         retrieves = asked.with_candidates < asked.count
         self._index = open_index(memory, progress=progress) if retrieves else None
         self.positions = self._candidates()
+        late = options.late_interaction
+        self._frequencies = open_token_frequencies(memory, progress=progress) if late else None
         self._network = load_network(model, options.precision)
 
     def answers(self, passages: PassageSource, label: str) -> ScoredAnswers:
         """Answers every question from `passages`; `label` names the stage."""
-        answerer = Answerer(self._model, passages, self._options, network=self._network)
+        answerer = Answerer(self._model, passages, self._options, network=self._network, frequencies=self._frequencies)
         self._progress.stage(f"answer {label}", total=self.count, unit="queries")
         with closing(answerer.answer(self._queries(), index=self._index, provided=self._provided)) as found:
             scored = ScoredAnswers.of(self._counted(found))
@@ -71,7 +74,7 @@ class QuestionSet:
             self._progress.at(number + 1)
 
     def _candidates(self) -> npt.NDArray[np.int64]:
-        finder = CandidateFinder(limit=self._options.candidates, index=self._index, provided=self._provided)
+        finder = CandidateFinder(limit=self._options.retrieve, index=self._index, provided=self._provided)
         self._progress.stage("retrieve", total=self.count, unit="queries")
         queries, done = self._queries(), 0
         found: set[int] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 DEFAULT_CANDIDATES: Final = 40
 """Passages read of each query (m)."""
@@ -12,6 +12,3 @@ DEFAULT_SELECT: Final = 10
 
 DEFAULT_ANSWER_TOKENS: Final = 32
 """Tokens of the longest answer."""
-
-Precision = Literal["bfloat16", "float32"]
-"""Of matrix products; accumulation is float32."""

@@ -1,7 +1,8 @@
 """The answering engine: queries in, answers with their passages out, in the order of the queries.
 
-Three threads share the work: one retrieves and fetches the next batches, one drives the device, and the caller's turns
-what the device found into text. `glimmer answer`, its Beam workers and `glimmer.Reader` all answer with an `Answerer`.
+Three threads share the work: one retrieves, chooses and fetches the next batches, one drives the device, and the
+caller's turns what the device found into text. `glimmer answer`, its Beam workers and `glimmer.Reader` all answer with
+an `Answerer`.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ import numpy.typing as npt
 
 from ...encoders.compilation import enable_compilation_cache
 from ...encoders.models import LoadedModel
+from ...encoders.precision import Precision
 from ...storage.passage import Passage
 from ..formats.queries import Query
 from ..grounded import find_spans
 from ..model import Params, load_reader
 from ..model import Reader as ReaderNetwork
-from .answer_defaults import Precision
 from .answer_options import AnswerOptions
 from .candidates import CandidateFinder, Found, ProvidedPassages
-from .clock import Clock
+from .clock import COMPILE, LATE_INTERACTION, STAGES, Clock, added
 from .device_stages import Answers, DeviceStages
+from .late_interaction import LateInteraction
 from .passage_source import PassageSource
 from .prefetch import prefetched
 from .question_batches import Batch, BatchMaker, Prepared
 from .retrieval import Bm25Index
+from .token_frequencies import TokenFrequencies
 
 _AHEAD = 2  # batches fetched before the device asks for them
 
@@ -45,9 +48,9 @@ class AnsweredQuery:
         query: the query itself.
         text: the answer, "" where there is none, or where its probability is below `AnswerOptions.no_answer_below`.
         probability: what the decoder gives the whole answer, 0 to 1; None where nothing was decoded.
-        passages: what the decoder read, best first; `scores` are theirs: the re-ranker's, of a reader without one the
-            first stage's, None where the query provided the passages.
-        found: all of the query's candidates.
+        passages: what the decoder read, best first; `scores` are theirs: the re-ranker's, of a reader without one late
+            interaction's or the first stage's, None where the query provided the passages.
+        found: all of the query's candidates, those that late interaction chose where it is used.
         candidate_scores: float32 [n] of the re-ranker for `found`, None where it did not run.
         chosen: places in `found` of `passages`.
         note: what is remarkable about the answer, None for most.
@@ -83,6 +86,7 @@ class Answerer:
             codes of its passages.
         options: how to answer.
         network: the reader and its weights in `options.precision` (`load_reader`), where the caller has them.
+        frequencies: the memory's token frequencies, which late interaction needs; None for options without it.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Answerer:
         options: AnswerOptions,
         *,
         network: tuple[ReaderNetwork, Params] | None = None,
+        frequencies: TokenFrequencies | None = None,
     ) -> None:
         enable_compilation_cache()
         self._model, self._memory, self._options = model, memory, options
@@ -108,6 +113,22 @@ class Answerer:
             rows=options.rows,
             clock=self._clock,
         )
+        self._late_clock = Clock()
+        self._late: LateInteraction | None = None
+        if options.late_interaction:
+            if frequencies is None:
+                raise ValueError("late interaction needs the memory's token frequencies")
+            self._late = LateInteraction(
+                model,
+                reader,
+                params,
+                memory,
+                frequencies,
+                retrieve=options.retrieve,
+                keep=options.candidates,
+                weight=options.retrieval_weight,
+                clock=self._late_clock,
+            )
 
     def answer(
         self,
@@ -123,7 +144,7 @@ class Answerer:
         says where those lie, None retrieves for every query. Close the iterator to leave early: its threads then end.
         """
         options = self._options
-        finder = CandidateFinder(limit=options.candidates, index=index, provided=provided)
+        finder = CandidateFinder(limit=options.retrieve, index=index, provided=provided)
         maker = BatchMaker(
             self._model,
             self._memory,
@@ -132,6 +153,7 @@ class Answerer:
             candidates=options.candidates,
             long_questions=options.long_questions,
             clock=self._clock,
+            narrow=None if self._late is None else self._late.narrow,
         )
         waiting: dict[int, AnsweredQuery] = {}
         following = first
@@ -149,7 +171,9 @@ class Answerer:
 
     def seconds(self) -> dict[str, float]:
         """Seconds by stage since this object was made (see `clock`)."""
-        return self._clock.seconds()
+        spent = added(self._clock.seconds(), self._late_clock.seconds())
+        order = (*STAGES[:2], LATE_INTERACTION, *STAGES[2:], COMPILE)
+        return {name: spent[name] for name in order if name in spent}
 
     def writing(self) -> AbstractContextManager[None]:
         """Times a block of the caller's as part of the stage `write`."""
@@ -182,7 +206,8 @@ class Answerer:
             withheld = f"the answer {text!r} was withheld: its probability is {probability:.3g}"
             text, note = "", withheld if note is None else f"{note}; {withheld}"
         reranked = None if answers.scores is None else answers.scores[row, :present]
-        used = reranked if reranked is not None else found.scores
+        first = found.scores if found.late_scores is None else found.late_scores
+        used = reranked if reranked is not None else first
         return AnsweredQuery(
             **known,
             note=note,

@@ -39,12 +39,14 @@ class Found:
     Attributes:
         positions: int64 [n], places in the memory; n is at most the number asked for and may be 0.
         scores: float32 [n] of the first stage, None where the query file gives passages.
+        late_scores: float32 [n] of late interaction, falling; None where it was not used.
         missing: passages that the query file gives and the memory does not have.
     """
 
     positions: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32] | None
     missing: int = 0
+    late_scores: npt.NDArray[np.float32] | None = None
 
     @classmethod
     def nothing(cls) -> Found:

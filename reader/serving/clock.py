@@ -18,6 +18,9 @@ import jax
 STAGES = ("retrieve", "fetch", "decompress", "question", "live A", "live B", "decode", "write")
 """In the order of the pipeline. `fetch` reads shards and undoes zstd; `decompress` is the codec, on the device."""
 
+LATE_INTERACTION = "late interaction"
+"""Where candidates are chosen by it, after `fetch`; the codec's decode is within."""
+
 COMPILE = "compile"
 SAMPLED = 8
 
@@ -33,13 +36,15 @@ class Clock:
         self._timing = False
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Times a block of host work."""
+    def stage(self, name: str, *, compiles: bool = False) -> Iterator[None]:
+        """Times a block of host work; of one that `compiles`, in the thread that compiles, without that."""
+        compiling = self._host[COMPILE] if compiles else 0.0
         begun = time.perf_counter()
         try:
             yield
         finally:
-            self._host[name] += time.perf_counter() - begun
+            spent = time.perf_counter() - begun
+            self._host[name] += spent - (self._host[COMPILE] - compiling if compiles else 0.0)
 
     def next_batch(self) -> None:
         """The device starts on another batch."""
@@ -60,9 +65,10 @@ class Clock:
             self._device[name] += max(0.0, spent - (self._host[COMPILE] - compiling))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage so far, in the order of `STAGES`; `compile` last, where anything was compiled."""
+        """Seconds by stage so far, in the order of `STAGES`; then others, and `compile`, where there were such."""
+        stages = [*STAGES, *([LATE_INTERACTION] if LATE_INTERACTION in self._host else [])]
         scale = self._batches / self._timed if self._timed else 0.0
-        spent = {name: self._host.get(name, 0.0) + scale * self._device.get(name, 0.0) for name in STAGES}
+        spent = {name: self._host.get(name, 0.0) + scale * self._device.get(name, 0.0) for name in stages}
         return spent | ({COMPILE: self._host[COMPILE]} if self._host.get(COMPILE) else {})
 
 

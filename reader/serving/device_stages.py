@@ -10,10 +10,7 @@ operation mixes questions, and how a query is split depends on itself and the sh
 
 from __future__ import annotations
 
-import functools
-import logging
-import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +23,6 @@ from ... import ModelError
 from ...encoders.captured_arrays import CapturedArrays
 from ...encoders.models import LoadedModel
 from ...encoders.tokenizers import Tokenizer
-from ...progress import busy
 from ...storage.codecs import Codec
 from ..config import ReaderConfig
 from ..fusion import Fused
@@ -34,11 +30,11 @@ from ..generation import GenerationConfig
 from ..grounded import check_groundable, grounding
 from ..live_encoder import Lengths, take_rows
 from ..model import Candidates, Params, Reader
-from .clock import COMPILE, Clock
+from .clock import Clock
+from .compiled_program import Program
 from .passage_source import PassageSource
 from .question_batches import Batch, Shape, passage_widths, smallest
 
-_log = logging.getLogger(__name__)
 _CPU_TOKENS = 2_048
 _ACCELERATOR_TOKENS = 1 << 18
 _CPU_ROWS, _ACCELERATOR_ROWS = 8, 16
@@ -128,13 +124,13 @@ class DeviceStages:
             found = reader.answer(params, whole, generation, ground)
             return found.tokens[:, 0], found.lengths[:, 0], found.log_probs[:, 0]
 
-        self._question = _Program(reader.question, clock)
-        self._decompress = _Program(_decoding(codec, reader.dtype), clock, captured=CapturedArrays())
-        self._live_a = _Program(reader.live_a, clock)
-        self._widen = _Program(_widened, clock, static="width")
-        self._rank = _Program(rank, clock)
-        self._live_b = _Program(reader.live_b, clock, static="question_width")
-        self._answer = _Program(answer, clock)
+        self._question = Program(reader.question, clock)
+        self._decompress = Program(_decoding(codec, reader.dtype), clock, captured=CapturedArrays())
+        self._live_a = Program(reader.live_a, clock)
+        self._widen = Program(_widened, clock, static="width")
+        self._rank = Program(rank, clock)
+        self._live_b = Program(reader.live_b, clock, static="question_width")
+        self._answer = Program(answer, clock)
 
     def run(self, batch: Batch) -> Answers:
         """Answers a batch; returns when the device is done. The batch's arrays must not change meanwhile."""
@@ -230,44 +226,6 @@ class DeviceStages:
             like = row % questions if row - row % questions >= count else 0
             tokens[row], lengths[row] = tokens[like], lengths[like]
         return tokens, lengths
-
-
-class _Program:
-    """A function compiled ahead for each shape, so that compiling can be told from running.
-
-    `captured` keeps the large arrays that the function closes over, once for all shapes; without static arguments.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        clock: Clock,
-        *,
-        static: str | None = None,
-        captured: CapturedArrays | None = None,
-    ) -> None:
-        self._function, self._captured = function, captured
-        self._static = () if static is None else (static,)
-        self._clock = clock
-        self._compiled: dict[Hashable, Any] = {}
-
-    def __call__(self, shape: Hashable, *arguments: Any, **static: Any) -> Any:
-        program = self._compiled.get(shape)
-        if program is None:
-            name = getattr(self._function, "__name__", "a stage")
-            begun = time.monotonic()
-            with self._clock.stage(COMPILE), busy(f"compiling {name.strip('_').replace('_', ' ')}"):
-                program = self._compile(arguments, static)
-            _log.debug("compiled %s for %s in %.1f s", name, shape, time.monotonic() - begun)
-            self._compiled[shape] = program
-        return program(*arguments)
-
-    def _compile(self, arguments: tuple[Any, ...], static: dict[str, Any]) -> Callable[..., Any]:
-        if self._captured is None:
-            function = jax.jit(self._function, static_argnames=self._static)
-            return function.lower(*arguments, **static).compile()
-        arrays, with_arrays = self._captured.of(self._function, *arguments)
-        return functools.partial(jax.jit(with_arrays).lower(arrays, *arguments).compile(), arrays)
 
 
 def _decoding(codec: Codec, dtype: Any) -> Callable[[jax.Array], jax.Array]:

@@ -15,6 +15,7 @@ from typing import Any, Final, Self, overload
 from ... import GlimmerError, UsageError
 from ...encoders.builtin_models import BUILT_IN
 from ...encoders.models import LoadedModel, load_model
+from ...encoders.precision import PrecisionChoice, chosen_precision
 from ...progress import Progress, Quiet
 from ...storage.memory import Memory as MemorySnapshot
 from ...storage.passage import Passage
@@ -27,7 +28,7 @@ from ..formats.query_json import make_query
 from ..formats.query_layout import Layout
 from ..model import Params
 from ..model import Reader as ReaderNetwork
-from .answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES, Precision
+from .answer_defaults import DEFAULT_ANSWER_TOKENS
 from .answer_options import AnswerOptions
 from .answerer import AnsweredQuery, Answerer, load_network
 from .candidates import ProvidedPassages
@@ -115,7 +116,7 @@ class Reader:
         model: LoadedModel,
         memory: Memory,
         *,
-        precision: Precision = "bfloat16",
+        precision: PrecisionChoice = "auto",
         batch_size: int | None = None,
     ) -> None:
         snapshot = memory.snapshot
@@ -123,10 +124,10 @@ class Reader:
         check_encoder(model, snapshot.identity, snapshot.location)
         check_passages(snapshot)
         self._model, self._memory = model, memory
-        self._precision, self._batch_size = precision, batch_size
+        self._precision, self._batch_size = chosen_precision(precision), batch_size
         self._described = f"<glimmer.Reader {model.path.name!r} over {memory!r}>"
-        AnswerOptions.resolved(model, precision=precision, batch_size=batch_size)
-        self._network: tuple[ReaderNetwork, Params] | None = load_network(model, precision)
+        AnswerOptions.resolved(model, precision=self._precision, batch_size=batch_size)
+        self._network: tuple[ReaderNetwork, Params] | None = load_network(model, self._precision)
         self._answerers: dict[AnswerOptions, Answerer] = {}
         self._lock = threading.Lock()
 
@@ -141,7 +142,8 @@ class Reader:
         questions: str,
         *,
         passages: GivenPassages | None = None,
-        candidates: int = DEFAULT_CANDIDATES,
+        retrieve: int | None = None,
+        candidates: int | None = None,
         select: int | None = None,
         beams: int = 1,
         grounded: bool | None = None,
@@ -156,7 +158,8 @@ class Reader:
         questions: Sequence[str],
         *,
         passages: Sequence[GivenPassages] | None = None,
-        candidates: int = DEFAULT_CANDIDATES,
+        retrieve: int | None = None,
+        candidates: int | None = None,
         select: int | None = None,
         beams: int = 1,
         grounded: bool | None = None,
@@ -170,7 +173,8 @@ class Reader:
         questions: str | Sequence[str],
         *,
         passages: GivenPassages | Sequence[GivenPassages] | None = None,
-        candidates: int = DEFAULT_CANDIDATES,
+        retrieve: int | None = None,
+        candidates: int | None = None,
         select: int | None = None,
         beams: int = 1,
         grounded: bool | None = None,
@@ -183,8 +187,11 @@ class Reader:
         Args:
             questions: a question, or a sequence of them.
             passages: answer from these instead of retrieving: passages of this memory or their ids, best first; for
-                several questions a sequence of them for each. The first `candidates` are read.
-            candidates: passages read of each question (m). A reader that does not re-rank reads `select`.
+                several questions a sequence of them for each. The first `retrieve` are looked at.
+            retrieve: passages retrieved for each question. Where they are more than `candidates`, late interaction over
+                the stored memory chooses. None is what the model's `config.json` says, else `candidates`.
+            candidates: passages read of each question (m); None is what the model's `config.json` says, else 40. A
+                reader that does not re-rank reads `select`.
             select: passages kept for the decoder (k); None is 10, or all candidates where they are fewer.
             beams: 1 is greedy decoding.
             grounded: allow only answers that occur verbatim in the passages; None does where the model's tokenizer
@@ -219,6 +226,7 @@ class Reader:
                 raise UsageError(f"passages must be given for each of the {len(asked):,} questions, not {len(given):,}")
         options = AnswerOptions.resolved(
             self._model,
+            retrieve=retrieve,
             candidates=candidates,
             select=select,
             beams=beams,
@@ -260,7 +268,13 @@ class Reader:
             raise UsageError(f"{self!r}: open the reader again with glimmer.open_reader")
         answerer = self._answerers.pop(options, None)
         if answerer is None:
-            answerer = Answerer(self._model, self._memory.snapshot, options, network=self._network)
+            answerer = Answerer(
+                self._model,
+                self._memory.snapshot,
+                options,
+                network=self._network,
+                frequencies=self._memory.token_frequencies() if options.late_interaction else None,
+            )
         self._answerers[options] = answerer
         while len(self._answerers) > _KEPT:
             del self._answerers[next(iter(self._answerers))]
@@ -286,7 +300,7 @@ def open_reader(
     model: str | os.PathLike[str] | None,
     memory: Memory | Place,
     *,
-    precision: Precision = "bfloat16",
+    precision: PrecisionChoice = "auto",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Reader:
@@ -296,7 +310,8 @@ def open_reader(
         model: a model directory with a decoder, or a built-in name ("sample"); None takes the reader that goes with the
             memory's encoder, where one is known.
         memory: an open memory, or a memory's directory, whose newest version is opened then.
-        precision: of matrix products, "bfloat16" or "float32"; accumulation is float32.
+        precision: of matrix products, "bfloat16" or "float32"; accumulation is float32. "auto" is bfloat16 where this
+            machine has instructions for it.
         batch_size: questions computed together; None suits the device. Another size changes rounding, nothing else.
         progress: called while a memory that is opened here builds its index, and while the model is loaded.
 

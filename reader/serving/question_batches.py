@@ -9,10 +9,10 @@ waits for at most `HELD` batches' worth of later ones, which bounds what is held
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,7 @@ class Prepared:
         tokens: int32 [n], the question as the encoder reads it.
         found: its candidates.
         lengths: int32 [len(found.positions)], tokens of each.
+        codes: uint8 [len(found.positions), L, code_bytes] of each, L at least the longest; None until they are fetched.
         note: what was done to a question that was too long, None for all others.
         skipped: it was too long and is not answered.
     """
@@ -75,8 +76,13 @@ class Prepared:
     tokens: npt.NDArray[np.int32]
     found: Found
     lengths: npt.NDArray[np.int32]
+    codes: npt.NDArray[np.uint8] | None = None
     note: str | None = None
     skipped: bool = False
+
+
+Narrow: TypeAlias = Callable[[Sequence[Prepared]], Iterator[Prepared]]
+"""Gives queries in their order with fewer candidates, which have their codes (`late_interaction`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +117,7 @@ class BatchMaker:
         candidates: candidates in a row (m), as the device wants them.
         long_questions: what is done with questions that the reader cannot take whole.
         clock: gets the seconds of `retrieve` (tokenising included) and `fetch`.
+        narrow: chooses `candidates` of those that `finder` finds; None where it finds no more.
     """
 
     def __init__(
@@ -123,19 +130,22 @@ class BatchMaker:
         candidates: int,
         long_questions: LongQuestions,
         clock: Clock,
+        narrow: Narrow | None = None,
     ) -> None:
         self._model, self._memory, self._finder, self._clock = model, memory, finder, clock
-        self._rows, self._candidates = rows, candidates
+        self._rows, self._candidates, self._narrow = rows, candidates, narrow
         self._shapes = Shapes(model, memory.window)
         self._questions = QuestionReader(model, self._shapes.longest_question, long_questions)
         self._buffer = np.empty((0, memory.window, memory.codec.code_bytes), np.uint8)
 
     def batches(self, queries: Iterable[Query], first: int) -> Iterator[Batch]:
         """Batches of `queries`, the first of which is number `first`, with their codes."""
-        for shape, ready in self._grouped(self._prepared(queries, first)):
+        narrow = self._narrow or iter
+        prepared = (each for group in self._prepared(queries, first) for each in narrow(group))
+        for shape, ready in self._grouped(prepared):
             yield self._batch(shape, ready)
 
-    def _prepared(self, queries: Iterable[Query], first: int) -> Iterator[Prepared]:
+    def _prepared(self, queries: Iterable[Query], first: int) -> Iterator[list[Prepared]]:
         iterator, number = iter(queries), first
         while group := list(islice(iterator, _LOOKED_UP)):
             with self._clock.stage("retrieve"):
@@ -143,9 +153,9 @@ class BatchMaker:
                 found = self._find(group, questions)
                 counts = self._memory.token_counts(np.concatenate([each.positions for each in found]))
                 lengths = np.split(counts, np.cumsum([len(each.positions) for each in found])[:-1])
-            for query, question, candidates, each in zip(group, questions, found, lengths, strict=True):
-                yield Prepared(
-                    number=number,
+            yield [
+                Prepared(
+                    number=place,
                     query=query,
                     tokens=question.tokens,
                     found=candidates,
@@ -153,7 +163,11 @@ class BatchMaker:
                     note=question.note,
                     skipped=question.skipped,
                 )
-                number += 1
+                for place, query, question, candidates, each in zip(
+                    range(number, number + len(group)), group, questions, found, lengths, strict=True
+                )
+            ]
+            number += len(group)
 
     def _find(self, queries: Sequence[Query], questions: Sequence[ReadQuestion]) -> list[Found]:
         """The candidates of each query; those that are skipped need none."""
@@ -206,13 +220,21 @@ class BatchMaker:
         )
 
     def _fetch(self, queries: Sequence[Prepared], codes: npt.NDArray[np.uint8]) -> None:
-        positions = np.concatenate([each.found.positions for each in queries])
+        """Puts the codes of the queries' candidates into `codes` [B, m, L, code_bytes]; reads those that they lack."""
+        for row, each in enumerate(queries):
+            if each.codes is not None:
+                width = min(each.codes.shape[1], codes.shape[2])
+                codes[row, : len(each.codes), :width] = each.codes[:, :width]
+        lacking = [(row, each) for row, each in enumerate(queries) if each.codes is None]
+        if not lacking:
+            return
+        positions = np.concatenate([each.found.positions for _, each in lacking])
         if len(self._buffer) < len(positions):
             most = max(len(positions), self._rows * self._candidates)
             self._buffer = np.empty((most, *self._buffer.shape[1:]), np.uint8)
         fetched, _ = self._memory.fetch(positions, out=self._buffer[: len(positions)])
         start = 0
-        for row, each in enumerate(queries):
+        for row, each in lacking:
             count = len(each.found.positions)
             codes[row, :count] = fetched[start : start + count, : codes.shape[2]]
             start += count

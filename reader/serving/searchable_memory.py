@@ -21,6 +21,7 @@ from ...storage.stores import Place
 from .candidates import retrieval_question
 from .retrieval_index import open_index
 from .scored_passage import ScoredPassage
+from .token_frequencies import TokenFrequencies, open_token_frequencies
 
 if TYPE_CHECKING:
     from .retrieval import Bm25Index
@@ -56,6 +57,7 @@ class Memory(Mapping[str, Passage]):
         )
         self._lock = threading.Lock()
         self._opened_index: Bm25Index | None = None
+        self._frequencies: TokenFrequencies | None = None
 
     # What it is.
 
@@ -236,6 +238,13 @@ class Memory(Mapping[str, Passage]):
             if self._opened_index is None:
                 self._opened_index = open_index(self.snapshot, progress=self._progress)
             return self._opened_index
+
+    def token_frequencies(self) -> TokenFrequencies:
+        """How many passages have each token, counted first where that was not done yet; late interaction needs it."""
+        with self._lock:
+            if self._frequencies is None:
+                self._frequencies = open_token_frequencies(self.snapshot, progress=self._progress)
+            return self._frequencies
 
     @cached_property
     def _decode(self) -> Any:

@@ -20,7 +20,7 @@ from glimmer.encoders.families.encoder_family import TokenizerSpec
 from glimmer.encoders.families.family_registry import find_family
 from glimmer.encoders.model_config import ModelConfig
 from glimmer.encoders.model_directory import save_model
-from glimmer.reader.config import DecoderConfig, ReaderConfig, RerankerConfig
+from glimmer.reader.config import DecoderConfig, LateInteractionConfig, ReaderConfig, RerankerConfig
 from glimmer.reader.model import Reader
 from glimmer.storage.memory import Memory
 
@@ -158,6 +158,7 @@ def tiny_reader(
     family: Literal["bert", "t5"] = "bert",
     reranker_layers: int = 0,
     retrieval_weight: float = 0.0,
+    late_interaction: LateInteractionConfig | None = None,
     copy_width: int = 0,
     window: int = 64,
     width: int = 32,
@@ -215,5 +216,6 @@ def tiny_reader(
         window=window,
         decoder=decoder.to_json() if with_decoder else None,
         reranker=reranker.to_json() if with_decoder and reranker else None,
+        late_interaction=late_interaction.to_json() if late_interaction else None,
     )
     return save_model(directory, config, tensors, {"tokenizer.json": tiny_tokenizer()}, "Random weights, for tests.\n")

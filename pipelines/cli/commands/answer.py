@@ -9,7 +9,7 @@ import click
 from ....reader.formats.long_questions import LONG_QUESTIONS, LongQuestions
 from ....reader.formats.query_fields import parse_field_options
 from ....reader.formats.query_layout import FORMATS
-from ....reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES, DEFAULT_SELECT, Precision
+from ....reader.serving.answer_defaults import DEFAULT_ANSWER_TOKENS, DEFAULT_CANDIDATES, DEFAULT_SELECT
 from ....storage.outputs import is_stream
 from ....storage.printable import printable_line
 from ....wording import counted
@@ -20,6 +20,7 @@ from ..terminal import TerminalProgress
 from .options import engine_options, json_option
 
 if TYPE_CHECKING:
+    from ....encoders.precision import PrecisionChoice
     from ...answer import AnswerResult
     from ...answering.query_range import CandidatesFrom
 
@@ -34,11 +35,15 @@ _WIDTH = 50  # of a column of the first answers
     "--output", required=True, type=click.Path(), help="Prediction file to write or resume; - is standard output."
 )
 @click.option(
+    "--retrieve",
+    type=click.IntRange(min=1),
+    help="Passages retrieved for each query; of more than --candidates, late interaction over the stored memory "
+    "chooses.  [default: by model, else --candidates]",
+)
+@click.option(
     "--candidates",
     type=click.IntRange(min=1),
-    default=DEFAULT_CANDIDATES,
-    show_default=True,
-    help="Passages read for each query.",
+    help=f"Passages read for each query.  [default: by model, else {DEFAULT_CANDIDATES}]",
 )
 @click.option(
     "--select",
@@ -94,10 +99,11 @@ _WIDTH = 50  # of a column of the first answers
 @click.option("--batch-size", type=click.IntRange(min=1), help="Queries computed together.  [default: by device]")
 @click.option(
     "--precision",
-    type=click.Choice(["bfloat16", "float32"]),
-    default="bfloat16",
+    type=click.Choice(["auto", "bfloat16", "float32"]),
+    default="auto",
     show_default=True,
-    help="Matmul precision; accumulation is float32.",
+    help="Matmul precision; accumulation is float32. auto: bfloat16 where the machine has instructions for it, else "
+    "float32.",
 )
 @click.option(
     "--no-answer-below",
@@ -117,7 +123,8 @@ def answer(
     memory: str,
     model: str,
     output: str,
-    candidates: int,
+    retrieve: int | None,
+    candidates: int | None,
     select: int | None,
     candidates_from: str,
     memory_version: int | None,
@@ -158,6 +165,7 @@ def answer(
             memory=memory,
             model=model,
             output=output,
+            retrieve=retrieve,
             candidates=candidates,
             select=select,
             memory_version=memory_version,
@@ -172,7 +180,7 @@ def answer(
             long_questions=cast(LongQuestions, long_questions),
             strict=strict,
             candidates_from=cast("CandidatesFrom", candidates_from),
-            precision=cast(Precision, precision),
+            precision=cast("PrecisionChoice", precision),
             no_answer_below=no_answer_below,
             restart=restart,
             engine=None if engine.is_this_process else engine,

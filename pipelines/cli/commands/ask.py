@@ -31,11 +31,15 @@ _PROMPT = "question> "
 )
 @version_option
 @click.option(
+    "--retrieve",
+    type=click.IntRange(min=1),
+    help="Passages retrieved for each question; of more than --candidates, late interaction over the stored memory "
+    "chooses.  [default: by model, else --candidates]",
+)
+@click.option(
     "--candidates",
     type=click.IntRange(min=1),
-    default=DEFAULT_CANDIDATES,
-    show_default=True,
-    help="Passages read for each question.",
+    help=f"Passages read for each question.  [default: by model, else {DEFAULT_CANDIDATES}]",
 )
 @click.option(
     "--select",
@@ -55,7 +59,8 @@ def ask(
     question: tuple[str, ...],
     model: str | None,
     version: int | None,
-    candidates: int,
+    retrieve: int | None,
+    candidates: int | None,
     select: int | None,
     beams: int,
     grounded: bool | None,
@@ -81,7 +86,9 @@ def ask(
     questions = iter([" ".join(question)]) if question else _typed()
     with reader, suppress(KeyboardInterrupt):  # which ends it as well while an answer is on its way
         for number, asked in enumerate(questions):
-            answer = reader.answer(asked, candidates=candidates, select=select, beams=beams, grounded=grounded)
+            answer = reader.answer(
+                asked, retrieve=retrieve, candidates=candidates, select=select, beams=beams, grounded=grounded
+            )
             if as_json:
                 print_json_line(answer.to_json())
             else:

@@ -8,7 +8,7 @@ import click
 
 from ....reader.formats.query_fields import parse_field_options
 from ....reader.formats.query_layout import FORMATS
-from ....reader.serving.answer_defaults import DEFAULT_CANDIDATES, DEFAULT_SELECT, Precision
+from ....reader.serving.answer_defaults import DEFAULT_CANDIDATES, DEFAULT_SELECT
 from ....storage.outputs import is_stream
 from ....wording import counted
 from ..printing import echo, print_json
@@ -18,6 +18,7 @@ from ..verbosity import verbosity_options
 from .options import CodecType, json_option, memory_argument
 
 if TYPE_CHECKING:
+    from ....encoders.precision import Precision
     from ...codec_bench.answer_comparison import PairedScore
     from ...codec_bench.figures import CodecBench
 
@@ -137,7 +138,7 @@ def codecs(
             memory_version=memory_version,
             batch_size=batch_size,
             grounded=grounded,
-            precision=cast(Precision, precision),
+            precision=cast("Precision", precision),
             format=format_,
             fields=parse_field_options(fields),
             progress=progress,

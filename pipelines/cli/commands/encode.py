@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["bfloat16", "float32"]),
-    default="bfloat16",
+    type=click.Choice(["auto", "bfloat16", "float32"]),
+    default="auto",
     show_default=True,
-    help="Matmul precision; accumulation is float32.",
+    help="Matmul precision; accumulation is float32. auto: the memory's, or for a new one bfloat16 where the machine "
+    "has instructions for it, else float32.",
 )
 @click.option("--strict", is_flag=True, help="Stop at the first bad record instead of setting it aside.")
 @click.option("--dry-run", is_flag=True, help="Count passages, tokens, FLOPs, bytes and time; write nothing.")
