@@ -74,7 +74,7 @@ def test_a_mistyped_name_is_answered_with_the_nearest(
 
 def test_a_wrong_choice_lists_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["encode", "c", "--memory", "m", "--model", "x", "--precision", "float16"]) == 2
-    assert "'float16' is not one of 'bfloat16', 'float32'" in capsys.readouterr().err
+    assert "'float16' is not one of 'auto', 'bfloat16', 'float32'" in capsys.readouterr().err
 
 
 # Completion: the shell asks with the words so far, a line for each proposal is the answer.
