@@ -109,8 +109,12 @@ class TokenConditionalPQ:
         ids = (codes[..., :first].astype(jnp.uint32) << shifts).sum(-1, dtype=jnp.uint32)
         ids = jnp.minimum(ids, jnp.uint32(len(self.token_means) - 1)).astype(jnp.int32)
         rows = codes[..., first:].astype(jnp.int32) + CENTROIDS * jnp.arange(groups)
-        rotated = jnp.asarray(self.centroids.reshape(-1, size))[rows].reshape(*codes.shape[:-1], groups * size)
-        return (self._predicted(ids) + jnp.matmul(rotated, self.rotation.T)).astype(dtype)
+        # A reader that computes in bfloat16 has the product in it, too: as its own are, with float32 sums.
+        operands = jnp.bfloat16 if jnp.dtype(dtype) == jnp.bfloat16 else jnp.float32
+        centroids = jnp.asarray(self.centroids.reshape(-1, size), operands)
+        rotated = jnp.take(centroids, rows, axis=0, mode="clip").reshape(-1, groups * size)
+        rest = jnp.matmul(rotated, jnp.asarray(self.rotation.T, operands), preferred_element_type=jnp.float32)
+        return (self._predicted(ids) + rest.reshape(*codes.shape[:-1], self.width)).astype(dtype)
 
     def _predicted(self, ids: jax.Array) -> jax.Array:
         """ids int32 [..., length] -> float32 [..., length, D]: what id and position say of the representation."""

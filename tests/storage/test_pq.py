@@ -98,6 +98,15 @@ def test_dimensions_far_larger_than_the_median_do_not_drown_the_others(outlier: 
     assert np.square(back - x)[..., 3].mean() / x[..., 3].var() < 0.15
 
 
+@pytest.mark.parametrize("outlier", [1, 1e5])
+def test_a_reader_in_bfloat16_gets_what_bfloat16_can_hold_of_it(outlier: float) -> None:
+    codec = fitted(outlier=outlier)
+    codes, back = through(codec, *unseen(outlier))
+    rounded = np.asarray(codec.decode(jnp.asarray(codes), jnp.bfloat16).astype(jnp.float32))
+    apart = np.square(rounded - back).mean((0, 1)) / back.var((0, 1))
+    assert apart.max() < 4 * 2.0**-16
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_token_that_is_not_finite_is_refused_and_its_neighbours_are_not(bad: float) -> None:
     codec, (x, ids) = fitted(), unseen()
