@@ -161,7 +161,7 @@ def table(result: CodecBench) -> str:
             each.codec,
             each.code_bytes,
             f"{each.compression:13.1f}",
-            f"{each.relative_mse:12.5f}",
+            f"{each.relative_mse:12.2g}",
             f"{each.encode_tokens_per_second:15,.0f}",
             f"{each.decode_tokens_per_second:15,.0f}",
         ]
