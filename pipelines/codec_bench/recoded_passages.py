@@ -6,6 +6,7 @@ both directions run.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from ...encoders.captured_arrays import CapturedArrays
 from ...encoders.memory_encoder import CPU_TOKENS, MOST_ROWS
 from ...progress import Progress
 from ...storage.codecs import Codec
@@ -33,7 +35,7 @@ class RecodedPassages:
     def __init__(self, memory: Memory, representations: Representations, codec: Codec, *, progress: Progress) -> None:
         self._memory, self._known, self.codec, self.window = memory, representations, codec, memory.window
         self._codes = np.empty((representations.tokens, codec.code_bytes), np.uint8)
-        encode = jax.jit(codec.encode)
+        encode = _Compiled(codec.encode)
         done = 0
         for rows, vectors, ids in representations.blocks(np.arange(len(representations.positions))):
             codes = np.asarray(encode(vectors, ids))
@@ -65,7 +67,7 @@ class RecodedPassages:
     def relative_error(self, positions: npt.NDArray[np.int64]) -> float:
         """Σ|x - decoded x|² / Σ|x - mean x|² over all tokens of the passages at `positions`."""
         known = self._known
-        decode = jax.jit(lambda codes: self.codec.decode(codes, jnp.float32))
+        decode = _Compiled(lambda codes: self.codec.decode(codes, jnp.float32))
         error, count = 0.0, 0
         width = known.vectors.shape[1]
         sums, squares = np.zeros(width), np.zeros(width)
@@ -84,6 +86,22 @@ class RecodedPassages:
         return error / variance if variance > 0 else 0.0
 
 
+class _Compiled:
+    """A function compiled for each shape, with the codec's tables as arguments, as encoder and reader have them."""
+
+    def __init__(self, function: Callable[..., jax.Array]) -> None:
+        self._function, self._captured = function, CapturedArrays()
+        self._programs: dict[tuple[tuple[int, ...], ...], Callable[..., jax.Array]] = {}
+
+    def __call__(self, *inputs: Any) -> jax.Array:
+        shapes = tuple(each.shape for each in inputs)
+        if shapes not in self._programs:
+            arrays, call = self._captured.of(self._function, *inputs)
+            compiled = jax.jit(call).lower(arrays, *inputs).compile()
+            self._programs[shapes] = functools.partial(compiled, arrays)
+        return self._programs[shapes](*inputs)
+
+
 def codec_rates(codec: Codec, representations: Representations, dtype: Any) -> tuple[float, float]:
     """(encode, decode to `dtype`) in tokens a second of batches such as the encoder's; medians of seven rounds."""
     length = min(_TIMED_LENGTH, representations.window)
@@ -91,8 +109,7 @@ def codec_rates(codec: Codec, representations: Representations, dtype: Any) -> t
     shown = np.resize(np.arange(representations.tokens), rows * length)
     vectors = jnp.asarray(representations.vectors[shown].reshape(rows, length, -1))
     ids = jnp.asarray(representations.ids[shown].reshape(rows, length))
-    encode = jax.jit(codec.encode)
-    decode = jax.jit(lambda codes: codec.decode(codes, dtype))
+    encode, decode = _Compiled(codec.encode), _Compiled(lambda codes: codec.decode(codes, dtype))
     codes = encode(vectors, ids)
     return rows * length / _seconds(encode, vectors, ids), rows * length / _seconds(decode, codes)
 
