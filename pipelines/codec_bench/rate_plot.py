@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .figures import CodecBench, CodecFigures
 
 _WIDE, _TALL = 680, 420
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 24, 44, 62
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 24, 44, 62
 _COLOURS = ("#1f6f5c", "#3b5bdb", "#b3261e", "#8a5a00", "#6b3fa0")
 _UNCOMPRESSED = "#555"
 _LETTER, _LINE = 6.2, 14  # pixels that a letter and a line of a label take
@@ -81,44 +81,60 @@ def rate_plot(bench: CodecBench) -> str:
 
 
 def _marks(points: Sequence[_Point], across: Callable[[float], float], axis: _Axis) -> Iterator[str]:
-    """Lines that join the codecs of one name, then whiskers, points and labels."""
+    """Lines that join the codecs of one name, whiskers and points, and labels over all of them."""
     families: dict[str, list[_Point]] = {}
     for point in points:
         families.setdefault(point.codec.partition(":")[0], []).append(point)
     names = [name for name in families if name != "bfloat16"]
-    colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)} | {
-        "bfloat16": _UNCOMPRESSED
-    }
-    taken: list[tuple[float, float, float]] = []
+    colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
+    colours["bfloat16"] = _UNCOMPRESSED
     for name, members in families.items():
-        colour = colours[name]
         line = [
             f"{across(point.bytes):.1f},{axis.down(point.value):.1f}"
             for point in sorted(members, key=lambda point: point.bytes)
         ]
         if len(line) > 1:
-            yield f'<polyline points="{" ".join(line)}" fill="none" stroke="{colour}"/>'
+            yield f'<polyline points="{" ".join(line)}" fill="none" stroke="{colours[name]}"/>'
+    taken: list[_Box] = []
+    for name, members in families.items():
         for point in members:
-            x, y, top = across(point.bytes), axis.down(point.value), axis.down(point.high)
+            x, y, top, bottom = across(point.bytes), *map(axis.down, (point.value, point.high, point.low))
             if point.high > point.low:
-                yield f'<path d="M{x:.1f} {axis.down(point.low):.1f}V{top:.1f}" stroke="{colour}" stroke-width="1.5"/>'
-            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
-            half = len(point.codec) * _LETTER / 2
-            middle = min(max(x, _LEFT + half), _WIDE - _RIGHT - half)
-            above = _free(taken, middle, half, top - 8)
-            taken.append((middle, half, above))
-            label = html.escape(point.codec)
-            yield (
-                f'<text x="{middle:.1f}" y="{above:.1f}" text-anchor="middle" fill="{colour}" stroke="white" '
-                f'stroke-width="3" paint-order="stroke">{label}</text>'
-            )
+                yield f'<path d="M{x:.1f} {bottom:.1f}V{top:.1f}" stroke="{colours[name]}" stroke-width="1.5"/>'
+            yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colours[name]}"/>'
+            taken.append(_Box(x - 4, min(top, y - 4), x + 4, max(bottom, y + 4)))
+    for number, point in enumerate(point for members in families.values() for point in members):
+        half = len(point.codec) * _LETTER / 2
+        middle = min(max(across(point.bytes), _LEFT + half), _WIDE - _RIGHT - half)
+        label = _label_box(middle, half, taken[number], taken)
+        taken.append(label)
+        yield (
+            f'<text x="{middle:.1f}" y="{label.bottom - 3:.1f}" text-anchor="middle" stroke="white" stroke-width="3" '
+            f'paint-order="stroke" fill="{colours[point.codec.partition(":")[0]]}">{html.escape(point.codec)}</text>'
+        )
 
 
-def _free(taken: Sequence[tuple[float, float, float]], middle: float, half: float, y: float) -> float:
-    """`y`, or the nearest height above it where a label of that width covers none of `taken`."""
-    while any(abs(middle - x) < half + other and abs(y - at) < _LINE for x, other, at in taken):
-        y -= _LINE / 2
-    return y
+@dataclass(frozen=True)
+class _Box:
+    """What a point with its whisker, or a label, covers, in pixels."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: _Box) -> bool:
+        across = self.left < other.right and other.left < self.right
+        return across and self.top < other.bottom and other.top < self.bottom
+
+
+def _label_box(middle: float, half: float, marked: _Box, taken: Sequence[_Box]) -> _Box:
+    """Where a label is put: above what it marks, below it, or further up, wherever it covers nothing first."""
+    tops = [marked.top - _LINE - 2, marked.bottom + 2]
+    tops += [marked.top - _LINE - 2 - step for step in range(7, int(marked.top), 7)]
+    boxes = [_Box(middle - half, top, middle + half, top + _LINE) for top in tops]
+    inside = [box for box in boxes if box.top > _TOP - _LINE and box.bottom < _TALL - _BOTTOM]
+    return next((box for box in inside if not any(map(box.meets, taken))), boxes[0])
 
 
 def _exact_match(figures: CodecFigures, whole: CodecFigures) -> _Point:
