@@ -117,8 +117,8 @@ def encode(
         mixed: files of one source may have different formats.
         passage_words: words aimed at in a passage.
         precision: matmul precision, `bfloat16` or `float32`; accumulation is float32. `auto` is that of the memory if
-            it is there already, else bfloat16 where this machine has instructions for it. `memory.json` records it, and
-            every later job of the memory follows that.
+            it is there already, else that of `codec_tables`, else bfloat16 where this machine has instructions for it.
+            `memory.json` records it, and every later job of the memory follows that.
         strict: stop at the first record that cannot be used instead of setting it aside.
         engine: where the Beam graph runs; None runs it in this process.
         range_bytes: sources are planned in ranges of about so many bytes, which share the engine's workers. The memory
@@ -143,10 +143,12 @@ def encode(
     store = open_store(memory)
     loaded = load_model(model)
     stored_as, given = chosen_codec(codec, codec_tables, loaded)
-    recorded = read_identity(store).encoder.precision if Catalog(store).exists else None
+    recorded, of_what = None if given is None else given.precision, "of the codec's tables"
+    if Catalog(store).exists:
+        recorded, of_what = read_identity(store).encoder.precision, "as the memory records"
     decided = chosen_precision(precision, recorded=recorded)
     if precision == "auto":
-        progress.say(f"precision: {decided}, {'as the memory records' if recorded else 'by this machine'}")
+        progress.say(f"precision: {decided}, {of_what if recorded else 'by this machine'}")
     identity = _identity(loaded, model, stored_as, passage_words=passage_words, precision=decided)
     if given is not None:
         identity = replace(identity, tables_sha256=given.sha256)

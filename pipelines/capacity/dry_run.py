@@ -97,7 +97,8 @@ def dry_run(
     by_length = summary.buckets([length for _, length in shapes])
     rows = {length: count * devices for count, length in shapes}
     batches = {length: -(-passages // rows[length]) for length, passages in by_length.items()}
-    encoder = MemoryEncoder(loaded, precision=chosen_precision(precision), shapes=shapes, transform=stored_as.encode)
+    decided = chosen_precision(precision, recorded=None if given is None else given.precision)
+    encoder = MemoryEncoder(loaded, precision=decided, shapes=shapes, transform=stored_as.encode)
     seconds = summary.seconds
     progress.stage("time", total=sum(1 for count in batches.values() if count), unit="shapes")
     for done, (length, count) in enumerate((item for item in batches.items() if item[1]), 1):

@@ -33,10 +33,12 @@ class GivenTables:
 
     Attributes:
         origin: where they were read.
+        precision: that of the memory they were made for.
         tables: the codec's arrays; `sha256` is the digest of the file that a memory keeps them in.
     """
 
     origin: str
+    precision: str
     tables: Tables
     sha256: str
 
@@ -73,7 +75,12 @@ def chosen_codec(
     _check(origin, identity, wanted.to_json(), model)
     tables = read_tables(store, identity, key)
     codec_from_spec(identity.codec, tables)
-    return wanted, GivenTables(origin=origin, tables=tables, sha256=sha256_bytes(tables_to_bytes(tables)))
+    return wanted, GivenTables(
+        origin=origin,
+        precision=identity.encoder.precision,
+        tables=tables,
+        sha256=sha256_bytes(tables_to_bytes(tables)),
+    )
 
 
 def _place_of_tables(place: Place) -> tuple[Store, str]:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from glimmer import DamageError, MismatchError, UsageError
 from glimmer.encoders.models import load_model
+from glimmer.encoders.precision import PrecisionChoice
 from glimmer.pipelines.capacity.dry_run import dry_run
 from glimmer.pipelines.cli.group import glimmer
 from glimmer.pipelines.encode import encode
@@ -70,6 +71,18 @@ def test_a_rebuilt_memory_has_the_bytes_of_the_refreshed_one(home: Path) -> None
         "tables_sha256": identity.tables_sha256,
     }
     assert "codec_fit" not in manifest.details
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_the_precision_is_that_of_the_tables_memory_unless_one_is_given(home: Path, precision: PrecisionChoice) -> None:
+    first, second = f"first {precision}", f"second {precision}"
+    made(home, first, codec=CODEC, precision=precision)
+    made(home, second, codec_tables=home / first)
+    assert Memory.open(home / second).identity.encoder.precision == precision
+    assert payload(home / second) == payload(home / first)
+    given: PrecisionChoice = "float32" if precision == "bfloat16" else "bfloat16"
+    made(home, f"third {precision}", codec_tables=home / first, precision=given)
+    assert Memory.open(home / f"third {precision}").identity.encoder.precision == given
 
 
 def test_the_file_alone_with_its_memory_json_is_enough_and_names_the_codec(home: Path, tmp_path: Path) -> None:
