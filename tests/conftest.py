@@ -1,7 +1,7 @@
 """What every test may ask for: excerpts of real data, and small things to run whole jobs on.
 
-All processes of a test run, and those that they start, share one cache of compiled programs and converted models, which
-is new and gone with the run unless `XDG_CACHE_HOME` names one, which several runs can share.
+All processes of a test run, and those that they start, keep compiled programs and converted models in a directory of
+pytest's cache (`make clean` removes it), so the user's own cache stays as it is and the next run starts with them.
 
 Helpers that test modules import by name are in `tests/support`, which pytest puts on `sys.path`.
 """
@@ -12,8 +12,6 @@ import gc
 import lzma
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,22 +26,15 @@ from glimmer import UsageError
 from glimmer.encoders.compilation import enable_compilation_cache
 from glimmer.encoders.models import load_model
 
-_CACHE = pytest.StashKey[str]()
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    if "XDG_CACHE_HOME" not in os.environ:
-        os.environ["XDG_CACHE_HOME"] = config.stash[_CACHE] = tempfile.mkdtemp(prefix="glimmer-tests-")
+    if (cache := getattr(config, "cache", None)) is not None and "XDG_CACHE_HOME" not in os.environ:
+        os.environ["XDG_CACHE_HOME"] = str(cache.mkdir("home"))
 
 
 def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 50)  # the libraries' million objects are no garbage, and need not be looked at often
     enable_compilation_cache()
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if _CACHE in config.stash:
-        shutil.rmtree(config.stash[_CACHE], ignore_errors=True)
 
 
 @pytest.fixture(

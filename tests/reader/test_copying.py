@@ -55,13 +55,14 @@ def some_shares() -> tuple[jax.Array, MixtureLogWeights]:
     assert head is not None
     hidden, keys = jax.random.normal(jax.random.key(1), (2, 3, 24)), jax.random.normal(jax.random.key(2), (2, 6, 8))
     logits = jax.random.normal(jax.random.key(4), (2, 3, 40))
-    return logits, head.mixture_log_weights(hidden, keys, FUSED, WRITTEN, dtype=jnp.float32)
+    weights = jax.jit(lambda hidden, keys: head.mixture_log_weights(hidden, keys, FUSED, WRITTEN, dtype=jnp.float32))
+    return logits, weights(hidden, keys)
 
 
 def test_what_is_written_and_what_is_pointed_at_share_one_distribution() -> None:
     logits, shares = some_shares()
     np.testing.assert_allclose(jnp.exp(shares.vocabulary) + jnp.exp(shares.positions).sum(-1), 1.0, rtol=1e-6)
-    np.testing.assert_allclose(jnp.exp(mixture_log_probs(logits, shares, FUSED)).sum(-1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(jnp.exp(jax.jit(mixture_log_probs)(logits, shares, FUSED)).sum(-1), 1.0, rtol=1e-5)
 
 
 def test_the_mixture_is_what_its_definition_says() -> None:
@@ -74,7 +75,7 @@ def test_the_mixture_is_what_its_definition_says() -> None:
             for place, token in enumerate(FUSED[row].tolist()):
                 if token != NO_TOKEN:
                     expected[row, step, token] += np.exp(float(shares.positions[row, step, place]))
-    np.testing.assert_allclose(np.exp(mixture_log_probs(logits, shares, FUSED)), expected, rtol=1e-4)
+    np.testing.assert_allclose(np.exp(jax.jit(mixture_log_probs)(logits, shares, FUSED)), expected, rtol=1e-4)
     likelihood = np.take_along_axis(expected, np.asarray(ANSWERS)[..., None], -1)[..., 0]
     np.testing.assert_allclose(np.exp(mixture_log_likelihood(logits, shares, FUSED, ANSWERS)), likelihood, rtol=1e-4)
 
@@ -91,7 +92,7 @@ def test_a_question_without_passages_is_left_to_the_vocabulary() -> None:
     own = decoder()
     hidden, nothing = jnp.zeros((1, 4, 24)), jnp.full((1, 4), NO_TOKEN)
     mask = jnp.zeros((1, 4), bool)
-    logits = own.logits(jnp.zeros((1, 2), jnp.int32), Fused(hidden, mask, nothing), TABLE)
+    logits = jax.jit(own.logits)(jnp.zeros((1, 2), jnp.int32), Fused(hidden, mask, nothing), TABLE)
     np.testing.assert_allclose(jnp.exp(logits).sum(-1), 1.0, rtol=1e-5)
 
 
@@ -101,11 +102,11 @@ def test_cached_decoding_equals_teacher_forcing(onward: bool) -> None:
     if own.copy is not None and own.copy.onward is not None:
         own.copy.onward.kernel[...] = jax.random.normal(jax.random.key(5), (24, 1))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 40, (2, 5)), jnp.int32)
-    at_once = own.logits(tokens, fused(), TABLE)
-    cross, cache, steps = own.cross(fused()), own.empty_cache(2, 2, 5), []
+    at_once, step = jax.jit(own.logits)(tokens, fused(), TABLE), jax.jit(own.step)
+    cross, cache, steps = jax.jit(own.cross)(fused()), own.empty_cache(2, 2, 5), []
     for position in range(5):
         pair = jnp.broadcast_to(tokens[:, position, None], (2, 2))
-        logits, cache = own.step(pair, jnp.int32(position), cache, cross, TABLE)
+        logits, cache = step(pair, jnp.int32(position), cache, cross, TABLE)
         steps.append(logits[:, 0])
     np.testing.assert_allclose(jnp.stack(steps, axis=1), at_once, atol=2e-5)
 
