@@ -144,24 +144,30 @@ class RerankerConfig:
     """What a re-ranker has beyond a linear map of live A's output, which is GLIMMER's and needs no such section.
 
     `layers` > 0 gives it that many layers of the encoder's kind, shared with nothing and used for scores only. The
-    other two are weights of what is added to a candidate's score, not in the paper; 0 leaves them out.
+    others are weights of what is added to a candidate's score, not in the paper; 0 leaves them out.
     `retrieval_weight` is that of the natural logarithm of the first stage's score: what BM25 knows need not be learned
     again. `late_interaction` is that of ColBERT's (arXiv 2004.12832) similarity of question and passage, between -1 and
     1, over live A's output: encoders trained for sentence similarity rank well by it before they are fine-tuned.
+    `memory_interaction` is that of the score by which late interaction over the stored memory chose it, which
+    holds the first stage's: where it is known and has a weight, it stands in for the latter.
     """
 
     layers: int = 0
     retrieval_weight: float = 0.0
     late_interaction: float = 0.0
+    memory_interaction: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("layers", "retrieval_weight", "late_interaction"):
+        for name in ("layers", "retrieval_weight", "late_interaction", "memory_interaction"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise ModelError(f"reranker.{name} must not be negative, is {getattr(self, name)}")
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, ready for `json.dumps`; what `ModelConfig.reranker` holds."""
-        return asdict(self)
+        """All fields, ready for `json.dumps`; what `ModelConfig.reranker` holds.
+
+        Without a weight `memory_interaction` is left out: earlier releases do not know it.
+        """
+        return {name: value for name, value in asdict(self).items() if value or name != "memory_interaction"}
 
     @classmethod
     def from_json(cls, value: object, where: str = "config.json") -> RerankerConfig:
@@ -170,9 +176,10 @@ class RerankerConfig:
         layers = section.integer("layers", least=0, most=1 << 10)
         retrieval = section.number("retrieval_weight", above=-1.0, most=1e6, default=0.0)
         late = section.number("late_interaction", above=-1.0, most=1e6, default=0.0)
+        memory = section.number("memory_interaction", above=-1.0, most=1e6, default=0.0)
         section.end()
         try:
-            return cls(layers=layers, retrieval_weight=retrieval, late_interaction=late)
+            return cls(layers=layers, retrieval_weight=retrieval, late_interaction=late, memory_interaction=memory)
         except ModelError as error:
             raise error.at(where) from None
 

@@ -171,9 +171,18 @@ class Reader:
         scores = None if module.reranker is None else module.reranker(hidden, lengths, key=keys[1], **settings)
         return Candidates(hidden, scores)
 
-    def ranked(self, candidates: Candidates, retrieval: jax.Array | None) -> Candidates:
-        """Candidates with the first stage's scores float32 [B,m] (0: not known) in their own, as configured."""
-        weight = 0.0 if self.config.reranker is None else self.config.reranker.retrieval_weight
+    def ranked(
+        self, candidates: Candidates, retrieval: jax.Array | None, late_scores: jax.Array | None = None
+    ) -> Candidates:
+        """Candidates with scores of the stages before in their own, as configured.
+
+        `retrieval` float32 [B,m] is the first stage's (0: not known). `late_scores` float32 [B,m] are those by which
+        late interaction chose the candidates, None where it did not: with a weight they stand in for the former.
+        """
+        own = self.config.reranker or RerankerConfig()
+        if late_scores is not None and own.memory_interaction and candidates.scores is not None:
+            return candidates._replace(scores=candidates.scores + own.memory_interaction * late_scores)
+        weight = own.retrieval_weight
         if retrieval is None or candidates.scores is None or weight == 0:
             return candidates
         return candidates._replace(scores=with_retrieval(candidates.scores, retrieval, weight))

@@ -111,6 +111,7 @@ class Answerer:
             select=options.select,
             generation=options.generation,
             rows=options.rows,
+            late_interaction=options.late_interaction,
             clock=self._clock,
         )
         self._late_clock = Clock()

@@ -73,6 +73,7 @@ class DeviceStages:
         candidates, select: m and k.
         generation: how answers are decoded.
         rows: queries in a batch (B).
+        late_interaction: candidates were chosen by it, and have its scores.
         clock: gets the seconds of the device's stages and of compiling.
     """
 
@@ -87,6 +88,7 @@ class DeviceStages:
         select: int,
         generation: GenerationConfig,
         rows: int,
+        late_interaction: bool,
         clock: Clock,
     ) -> None:
         self._params = params
@@ -101,12 +103,16 @@ class DeviceStages:
         codec = memory.codec
 
         def rank(
-            parts: list[Candidates], back: jax.Array, passages: jax.Array, retrieval: jax.Array
+            parts: list[Candidates],
+            back: jax.Array,
+            passages: jax.Array,
+            retrieval: jax.Array,
+            late_scores: jax.Array,
         ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
             hidden = jnp.concatenate([part.hidden for part in parts], axis=1)[:, back]
             scored = [part.scores for part in parts if part.scores is not None]
             scores = jnp.concatenate(scored, axis=1)[:, back] if scored else None
-            together = reader.ranked(Candidates(hidden, scores), retrieval)
+            together = reader.ranked(Candidates(hidden, scores), retrieval, late_scores if late_interaction else None)
             # The re-ranker's scores do not depend on the question's length: only the passages' matter here.
             chosen = reader.select(together, Lengths(jnp.zeros(passages.shape[0], jnp.int32), passages), select)
             return hidden, together.scores, chosen
@@ -196,9 +202,12 @@ class DeviceStages:
                 parts.append(found._replace(hidden=hidden))
                 wait.append(parts[-1])
         retrieval = _padded(batch.retrieval[rows], len(order))
+        late = _padded(batch.late_scores[rows], len(order))
         back = jnp.asarray(np.argsort(order))
         with clock.device("live A") as wait:
-            hidden, scores, chosen = self._rank(shape, parts, back, every.passages, jnp.asarray(retrieval))
+            hidden, scores, chosen = self._rank(
+                shape, parts, back, every.passages, jnp.asarray(retrieval), jnp.asarray(late)
+            )
             wait.append(chosen)
         with clock.device("live B") as wait:
             fused = self._live_b(shape, params, hidden, every, chosen, question_width=shape.question)

@@ -95,6 +95,7 @@ class Batch:
         questions: int32 [B, Sq]; `question_lengths` int32 [B].
         codes: uint8 [B, m, L, code_bytes]; `passage_lengths` int32 [B, m], 0 for an absent passage.
         retrieval: float32 [B, m], the first stage's scores, 0 where there are none.
+        late_scores: float32 [B, m], those of late interaction, 0 where there are none.
     """
 
     shape: Shape | None
@@ -104,6 +105,7 @@ class Batch:
     codes: npt.NDArray[np.uint8]
     passage_lengths: npt.NDArray[np.int32]
     retrieval: npt.NDArray[np.float32]
+    late_scores: npt.NDArray[np.float32]
 
 
 class BatchMaker:
@@ -195,6 +197,7 @@ class BatchMaker:
         question_lengths = np.zeros(rows, np.int32)
         lengths = np.zeros((rows, self._candidates), np.int32)
         retrieval = np.zeros((rows, self._candidates), np.float32)
+        late_scores = np.zeros((rows, self._candidates), np.float32)
         # A fresh array for every batch: the device may still read the one before, or use its memory as its own.
         codes = np.zeros((rows, self._candidates, passage, self._memory.codec.code_bytes), np.uint8)
         if shape is not None:
@@ -204,10 +207,12 @@ class BatchMaker:
                 lengths[row, : len(each.lengths)] = each.lengths
                 if each.found.scores is not None:
                     retrieval[row, : len(each.lengths)] = each.found.scores
+                if each.found.late_scores is not None:
+                    late_scores[row, : len(each.lengths)] = each.found.late_scores
             with self._clock.stage("fetch"):
                 self._fetch(queries, codes)
             # Repeating a query ends decoding no later than its first row does; an empty row would run to the last step.
-            for array in (questions, question_lengths, lengths, retrieval, codes):
+            for array in (questions, question_lengths, lengths, retrieval, late_scores, codes):
                 array[len(queries) :] = array[0]
         return Batch(
             shape=shape,
@@ -217,6 +222,7 @@ class BatchMaker:
             codes=codes,
             passage_lengths=lengths,
             retrieval=retrieval,
+            late_scores=late_scores,
         )
 
     def _fetch(self, queries: Sequence[Prepared], codes: npt.NDArray[np.uint8]) -> None:

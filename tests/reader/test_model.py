@@ -400,6 +400,19 @@ def test_the_first_stages_scores_are_added_as_configured_and_only_where_known() 
     assert Reader(config(reranker=RerankerConfig(retrieval_weight=2.0))).ranked(found, None) is found
 
 
+def test_scores_of_late_interaction_stand_in_for_the_first_stages_where_they_have_a_weight() -> None:
+    found = Candidates(jnp.zeros((1, 2, 2, 3)), jnp.asarray([[0.5, -jnp.inf]]))
+    retrieval, late = jnp.asarray([[12.0, 3.0]]), jnp.asarray([[0.25, 0.5]])
+    both = Reader(config(reranker=RerankerConfig(retrieval_weight=2.0, memory_interaction=100.0)))
+    np.testing.assert_allclose(both.ranked(found, retrieval, late).scores, [[25.5, -np.inf]])
+    np.testing.assert_allclose(both.ranked(found, retrieval).scores, [[0.5 + 2 * np.log(12), -np.inf]], rtol=1e-6)
+    first = Reader(config(reranker=RerankerConfig(retrieval_weight=2.0)))
+    np.testing.assert_array_equal(first.ranked(found, retrieval, late).scores, first.ranked(found, retrieval).scores)
+    assert "memory_interaction" not in RerankerConfig(retrieval_weight=2.0).to_json(), "earlier releases read it"
+    kept = RerankerConfig(memory_interaction=3.0)
+    assert RerankerConfig.from_json(kept.to_json()) == kept
+
+
 @pytest.mark.parametrize("name", ["glimmer", "glimmer, bert"])
 def test_late_interaction_is_the_mean_best_cosine_of_the_questions_tokens(name: str) -> None:
     """Against NumPy, question by question and passage by passage; padding of either does not count."""
