@@ -93,6 +93,7 @@ def demo(*, directory: str | Path, progress: Progress | None = None) -> DemoResu
         memory=memory.location,
         model=MODEL,
         output=predictions,
+        retrieve=CANDIDATES,  # no late interaction, whatever the model says
         candidates=CANDIDATES,
         select=SELECT,
         max_answer_tokens=16,
