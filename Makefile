@@ -3,8 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Processes that share out the tests; each takes about 1.5 GB. Slow tests wait for other processes for a third of their
-# time, so they get one more. Who has no test left takes over some of another's (`worksteal`): none idles to the end.
+# Processes that share out the tests, file by file; each takes about 1.5 GB.
 WORKERS ?= 2
 
 .PHONY: help demo test test-slow test-all lint types format docs bench clean
@@ -36,10 +35,10 @@ demo: $(VENV)/.installed
 	$(BIN)/glimmer demo
 
 test: $(VENV)/.data
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.data
-	$(BIN)/python -m pytest -m slow -n $$(( $(WORKERS) + 1 )) --dist worksteal
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
 
 test-all: $(VENV)/.data
 	$(BIN)/python -m pytest

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -84,7 +85,7 @@ def expected_scores(world: Path, path: Path, query: Query, weight: float) -> dic
     (found,) = CandidateFinder(limit=20, index=open_index(snapshot), provided=None).find([query])
     (tokens,) = model.question_tokens([query.question])
     reader, params = load_reader(model, dtype="float32")
-    question = _unit(np.asarray(reader.question(params, np.asarray(tokens)[None], np.array([len(tokens)])))[0])
+    question = _unit(np.asarray(reader.question(params, jnp.asarray(tokens)[None], jnp.array([len(tokens)])))[0])
     weights = open_token_frequencies(snapshot).weights(tokens)
     scores = {}
     assert found.scores is not None
