@@ -131,7 +131,7 @@ def test_format_overrides_detection(tmp_path: Path) -> None:
     file.write_text("a\tb\tc\n")
     assert plain(articles(file)) == [("a", "c", ["b"])]
     assert plain(articles(file, format="msmarco")) == [("a", "", ["b\tc"])]
-    with pytest.raises(UsageError, match="unknown format 'csv'; known: kilt"):
+    with pytest.raises(UsageError, match="unknown format 'csv'; known: car, kilt"):
         articles(file, format="csv")
 
 

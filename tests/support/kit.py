@@ -35,7 +35,7 @@ class Kit:
     window: int = WINDOW
     width: int = WIDTH
     code_bytes: int = WIDTH + 4
-    codec: Mapping[str, Any] = field(default_factory=lambda: {"name": "int8", "width": WIDTH})
+    codec: Mapping[str, Any] | None = None  # int8
     tables: Tables = field(default_factory=dict)
 
     def of_pq(self) -> Kit:
@@ -83,7 +83,7 @@ class Kit:
                 precision="bfloat16",
             ),
             "passages": PassageSettings(words=100, template="{title}. {text}", window=self.window),
-            "codec": self.codec,
+            "codec": self.codec or {"name": "int8", "width": self.width},
             "shapes": ((4, self.window // 2), (4, self.window)),
             "created": "2024-05-01T12:00:00Z",
         }
