@@ -387,8 +387,7 @@ def _provenance_notes(asked: QueryFile, missing: int) -> list[str]:
 def _settings(
     asked: QueryFile, memory: Memory, model: LoadedModel, options: AnswerOptions, uses_provided: bool
 ) -> dict[str, Any]:
-    """What predictions depend on. Not the batch size: it may be lowered to resume after running out of memory."""
-    generation = options.generation
+    """What predictions depend on."""
     return {
         "queries": asked.digest,
         "candidates_brought": uses_provided,
@@ -397,13 +396,5 @@ def _settings(
         "content": memory.manifest.content_sha256,
         "encoder": model.fingerprint,
         **model.digests,
-        "candidates": options.candidates,
-        **({"retrieve": options.retrieve} if options.late_interaction else {}),
-        "select": options.select,
-        "beams": generation.beams,
-        "max_answer_tokens": generation.max_new_tokens,
-        "length_penalty": generation.length_penalty,
-        "grounded": generation.grounded,
-        "precision": options.precision,
-        **({"no_answer_below": options.no_answer_below} if options.no_answer_below else {}),
+        **options.settings(),
     }

@@ -103,7 +103,7 @@ def outline_questions(
 def _queries(page: Any, *, every: bool) -> Iterator[tuple[str, str]]:
     """(topic, text) of a page and of each of its sections; `every`: of the page only if it has no sections."""
     name, topic, sections = page_sections(page)
-    if (every and not sections) or not every:
+    if not (every and sections):
         yield topic, name
     for headings, ids in sections:
         yield "/".join((topic, *ids)), " / ".join((name, *headings))

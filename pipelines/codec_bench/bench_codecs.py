@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -200,26 +200,13 @@ def bench_codecs(
         held_out_tokens=int(opened.token_counts(tested).sum()),
         fit_tokens=samples.most_tokens,
         encoder_tokens_per_second=rate,
-        settings={} if options is None else _settings(options),
+        settings={} if options is None else options.settings(),
         plot=None if plot is None else Path(plot),
     )
     if plot is not None:
         with outputs.writing(plot, "--plot") as file:
             file.write(rate_plot(found).encode())
     return found
-
-
-def _settings(options: AnswerOptions) -> dict[str, Any]:
-    generation = options.generation
-    return {
-        "candidates": options.candidates,
-        "select": options.select,
-        "beams": generation.beams,
-        "max_answer_tokens": generation.max_new_tokens,
-        "length_penalty": generation.length_penalty,
-        "grounded": generation.grounded,
-        "precision": options.precision,
-    }
 
 
 def _as_float32(hidden: jax.Array, ids: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ... import UsageError
 from ...encoders.models import LoadedModel
@@ -46,6 +47,25 @@ class AnswerOptions:
     def late_interaction(self) -> bool:
         """Whether candidates are chosen by late interaction."""
         return self.retrieve > self.candidates
+
+    def settings(self) -> dict[str, Any]:
+        """What answers depend on, by name, as JSON values.
+
+        Not the batch size: it may be lowered to resume after running out of memory. Late interaction and withheld
+        answers are named only where they are used.
+        """
+        generation = self.generation
+        return {
+            "candidates": self.candidates,
+            **({"retrieve": self.retrieve} if self.late_interaction else {}),
+            "select": self.select,
+            "beams": generation.beams,
+            "max_answer_tokens": generation.max_new_tokens,
+            "length_penalty": generation.length_penalty,
+            "grounded": generation.grounded,
+            "precision": self.precision,
+            **({"no_answer_below": self.no_answer_below} if self.no_answer_below else {}),
+        }
 
     @classmethod
     def resolved(

@@ -118,9 +118,9 @@ def _of(memory: Memory) -> bytes:
 
 
 def _content(memory: Memory, frequencies: TokenFrequencies) -> bytes:
-    body = frequencies.counts.astype("<u4").tobytes()
-    rest = _of(memory) + struct.pack("<Q", memory.passages) + body
-    return _HEAD.pack(_MAGIC, hashlib.sha256(rest).digest(), _of(memory), memory.passages) + body
+    of, body = _of(memory), frequencies.counts.astype("<u4").tobytes()
+    digest = hashlib.sha256(of + struct.pack("<Q", memory.passages) + body).digest()
+    return _HEAD.pack(_MAGIC, digest, of, memory.passages) + body
 
 
 def _read(store: Store, key: str, memory: Memory) -> TokenFrequencies | None:
